@@ -1,0 +1,143 @@
+"""One look for every figure: a fixed colour, line style, marker and label per method; fixed order of methods and tasks.
+
+The colours say what a method is: orange learns what to remember (S2PG), blues backpropagate through time, greens look
+through a window, purple has no memory, grey acts at random and black sees everything. Inside a family lightness, line
+style and marker tell the members apart, so that a figure survives a black and white printer. A test simulates the three
+kinds of colour blindness and holds every pair of methods apart. A method that is not in the table is drawn grey under
+its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn, and what it is called."""
+
+    label: str
+    colour: str
+    line: str | tuple[int, tuple[float, ...]] = "-"
+    marker: str = "o"
+
+    @property
+    def plot(self) -> dict:
+        """Keyword arguments for `Axes.plot`."""
+        return {"color": self.colour, "linestyle": self.line, "marker": self.marker}
+
+
+METHODS: dict[str, Look] = {
+    "s2pg": Look("S2PG", "#D55E00", "-", "o"),
+    "bptt5": Look("BPTT 5", "#7CC4EE", "-", "s"),
+    "bptt32": Look("BPTT 32", "#1E88C8", "-", "D"),
+    "bptt32_all": Look("BPTT 32, every step", "#3B4CC0", (0, (4, 1.5)), "^"),
+    "bptt_full": Look("BPTT whole episode", "#141A46", (0, (1, 1)), "v"),
+    "window5": Look("Window 5", "#A9E08F", "-", "P"),
+    "window32": Look("Window 32", "#117733", (0, (4, 1.5)), "X"),
+    "none": Look("No memory", "#B0468F", (0, (3, 1, 1, 1)), "<"),
+    "oracle": Look("Oracle", "#000000", (0, (5, 2)), "*"),
+    "random": Look("Random policy", "#8C8C8C", (0, (1, 2)), "x"),
+}
+"""Method -> look. The order is the order of legends, tables and axes."""
+
+TASKS: dict[str, str] = {
+    "PendulumV": "Pendulum",
+    "InvertedPendulumV": "Inverted pendulum",
+    "HopperV": "Hopper",
+    "HalfCheetahV": "Half-cheetah",
+    "Walker2dV": "Walker2d",
+    "AntV": "Ant",
+    "HumanoidV": "Humanoid",
+}
+"""Task without its suffix's letter -> display name; the hidden group is added by `task_label`."""
+
+_HIDDEN = {"V": "velocities hidden", "P": "positions hidden", "W": "windy"}
+_METHOD_ORDER = {name: rank for rank, name in enumerate(METHODS)}
+_TASK_ORDER = {name[:-1]: rank for rank, name in enumerate(TASKS)}
+
+RC = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.06,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "text.color": "#1A1A1A",
+    "axes.labelcolor": "#1A1A1A",
+    "xtick.color": "#1A1A1A",
+    "ytick.color": "#1A1A1A",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "s2pg",
+}
+
+
+def use() -> None:
+    """Make the suite's style matplotlib's default: the first call of a notebook, and of every figure."""
+    sns.set_theme(context="paper", style="whitegrid", rc=RC)
+
+
+def look(method: str) -> Look:
+    """How `method` is drawn; an unknown method is drawn in grey under its own name."""
+    return METHODS.get(method, Look(method, "#6E6E6E", "-", "."))
+
+
+def label(method: str) -> str:
+    """Display name of a method."""
+    return look(method).label
+
+
+def task_label(task: str) -> str:
+    """Display name of a task, e.g. `HopperV` -> `Hopper (velocities hidden)`; an unknown task keeps its name."""
+    stem, kind = task[:-1], task[-1:]
+    if stem not in _TASK_ORDER or kind not in _HIDDEN:
+        return {"CueRecall": "Cue recall"}.get(task, task)
+    return f"{TASKS[stem + 'V']} ({_HIDDEN[kind]})"
+
+
+def order_methods(methods: Iterable[str]) -> list[str]:
+    """Distinct methods in the fixed order; unknown ones last, by name."""
+    return sorted(set(methods), key=lambda m: (_METHOD_ORDER.get(m, len(METHODS)), m))
+
+
+def order_tasks(tasks: Iterable[str]) -> list[str]:
+    """Distinct tasks, from the smallest to the largest body; unknown ones last, by name."""
+    return sorted(set(tasks), key=lambda t: (_TASK_ORDER.get(t[:-1], len(_TASK_ORDER)), "VPW".find(t[-1:]), t))
+
+
+def save(fig: Figure, stem: str | Path) -> list[Path]:
+    """Write `<stem>.pdf` and `<stem>.png` without dates or versions, so that equal figures are equal files.
+
+    Args:
+        fig: the figure.
+        stem: path without suffix; its folder is made.
+    Returns:
+        the two paths.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    unsigned = {"pdf": {"Creator": None, "Producer": None, "CreationDate": None}, "png": {"Software": None}}
+    with mpl.rc_context({k: v for k, v in RC.items() if k.startswith(("savefig", "pdf"))}):
+        for path in paths:
+            fig.savefig(path, metadata=unsigned[path.suffix[1:]])
+    return paths
