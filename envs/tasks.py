@@ -1,0 +1,152 @@
+"""The tasks: one table. A row says which base task is seen how; `register` tells Gymnasium about all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from operator import attrgetter
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+
+from envs.randomise import Randomisation, Wind
+from envs.views import View, mujoco_groups
+
+Lengths = Callable[[Any], Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table.
+
+    Where `hidden_privileged` is left out it equals `hidden`.
+    """
+
+    id: str  # also of the Gymnasium id, envs:<id>-v0
+    base: str  # Gymnasium id of the base task, or "module:Class"
+    groups: Lengths  # computes the lengths of the base observation's groups from the base task
+    hidden: tuple[str, ...]  # groups that the policy does not see; it sees all others
+    horizon: int | None  # steps after which an episode is truncated; None: the base task ends its episodes itself
+    source: str
+    hidden_privileged: tuple[str, ...] = ()  # what methods with a privileged critic hide from the policy
+    wind: float | None = None  # force in newtons
+    blank_previous_action: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the base task
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_privileged", self.hidden_privileged or self.hidden)
+
+    @property
+    def gym_id(self) -> str:
+        """What to pass to `gymnasium.make`."""
+        return f"envs:{self.id}-v0"
+
+
+# name: base, groups, further groups that give away the velocities, the positions, options, wind [N]
+_PLANAR = mujoco_groups("positions", "velocities")
+_ANT = mujoco_groups("positions", "velocities", "contact_forces")
+_HUMANOID = mujoco_groups(
+    "positions", "velocities", "com_inertia", "com_velocity", "actuator_forces", "external_contact_forces"
+)
+_LOCOMOTION: dict[str, tuple] = {
+    "Hopper": ("Hopper-v4", _PLANAR, (), (), {}, 5.0),
+    "HalfCheetah": ("HalfCheetah-v4", _PLANAR, (), (), {}, 5.0),
+    "Walker2d": ("Walker2d-v4", _PLANAR, (), (), {}, 5.0),
+    "Ant": ("Ant-v4", _ANT, (), (), {"use_contact_forces": True}, 0.5),
+    "Humanoid": ("Humanoid-v4", _HUMANOID, ("com_inertia", "com_velocity"), ("com_inertia",), {}, 10.0),
+}
+
+
+def _pendulum_groups(env: Any) -> dict[str, int]:
+    return {"positions": 2, "velocities": 1}  # cos and sin of the angle; angular velocity
+
+
+_PENDULUMS: dict[str, tuple] = {
+    "Pendulum": ("Pendulum-v1", _pendulum_groups, 200),
+    "InvertedPendulum": ("InvertedPendulum-v4", _PLANAR, 1000),
+}
+
+
+def _locomotion(name: str) -> list[Task]:
+    base, groups, tell_velocities, tell_positions, options, wind = _LOCOMOTION[name]
+    velocities = ("velocities", *tell_velocities)
+    privileged = (*velocities, "actuator_forces") if name == "Humanoid" else velocities
+    paper = f"the paper's {name}POMDP-v3, reference facts 7.1"
+    option = "option of the reference without launcher, reference facts"
+    shared: dict[str, Any] = {"base": base, "groups": groups, "horizon": 1000, "options": options}
+    return [
+        Task(f"{name}V", hidden=velocities, hidden_privileged=privileged, source=paper, **shared),
+        Task(f"{name}P", hidden=("positions", *tell_positions), source=f"{option} 7.1", **shared),
+        Task(f"{name}W", hidden=("wind",), wind=wind, source=f"{option} 7.2", **shared),
+    ]
+
+
+def _pendulum(name: str) -> list[Task]:
+    base, groups, horizon = _PENDULUMS[name]
+    source = "task of the reference without launcher, reference facts 7.1; horizon of Gymnasium"
+    return [
+        Task(f"{name}{suffix}", base=base, groups=groups, hidden=(hidden,), horizon=horizon, source=source)
+        for suffix, hidden in (("V", "velocities"), ("P", "positions"))
+    ]
+
+
+_DIAGNOSTICS = [
+    Task(
+        "CueRecall",
+        base="envs.diagnostics:CueRecall",
+        groups=attrgetter("groups"),
+        hidden=("cue",),
+        horizon=None,
+        source="ours; optimum in closed form",
+        blank_previous_action=True,
+    ),
+]
+
+TASKS: dict[str, Task] = {
+    row.id: row for rows in (*map(_locomotion, _LOCOMOTION), *map(_pendulum, _PENDULUMS), _DIAGNOSTICS) for row in rows
+}
+"""All tasks by id."""
+
+
+def task(id: str) -> Task:
+    """The row `id` of the table; ValueError naming all ids (and a close match) if there is none."""
+    if id in TASKS:
+        return TASKS[id]
+    close = get_close_matches(str(id), TASKS, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ValueError(f"unknown task {id!r}{hint}; tasks: {', '.join(TASKS)}")
+
+
+def make(task_id: str, hidden: Sequence[str] | None = None, **options: Any) -> View:
+    """The task `task_id` without time limit (that is `gymnasium.make`'s part, which calls this).
+
+    `hidden` replaces the row's hidden groups; `options` (e.g. `render_mode`) go to the base task. ValueError if
+    `hidden` names a group that the task does not have or hides all of them.
+    """
+    row = task(task_id)
+    base = _base(row.base, **{**row.options, **options})
+    randomise: list[Randomisation] = [] if row.wind is None else [Wind(base, row.wind)]
+    chosen = row.hidden if hidden is None else hidden
+    return View(base, row.groups(base), chosen, randomise, row.blank_previous_action, name=row.id)
+
+
+def _base(entry: str, **options: Any) -> gymnasium.Env:
+    """The bare base task. Not through `gymnasium.make`: no wrappers, no warning that -v4 has a successor."""
+    spec = None if ":" in entry else gymnasium.spec(entry)
+    env = load_env_creator(spec.entry_point if spec else entry)(**{**(spec.kwargs if spec else {}), **options})
+    env.spec = spec
+    return env
+
+
+def register() -> None:
+    """Register every task with Gymnasium."""
+    for row in TASKS.values():
+        gymnasium.register(
+            id=f"{row.id}-v0",
+            entry_point="envs.tasks:make",
+            kwargs={"task_id": row.id},
+            max_episode_steps=row.horizon,
+            disable_env_checker=True,  # the tests run the full checker; here it would only cost time per step
+        )
