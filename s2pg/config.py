@@ -1,0 +1,463 @@
+"""Configuration of runs: small YAML files in, one frozen `RunConfig` out.
+
+A leaf: imports the standard library, yaml and jsonschema only, so that Snakemake can read the grid without torch.
+
+    experiments/<name>.yaml   claims, grid and budget      -> `load_experiment`
+    methods.yaml              the memory axis              -> `methods`
+    hparams/<algorithm>.yaml  hyperparameters per profile  -> `hparams`
+    all of them               -> `resolve`, one run's complete configuration
+
+Files are read from `workflow/config` of the repository, or from the folder that the environment variable `S2PG_CONFIG`
+names. Every file is checked against `workflow/config/schema`; a mistake raises `ConfigError`, which names the file, the
+key and the allowed values.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jsonschema
+import referencing
+import referencing.jsonschema
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMAS = ROOT / "workflow" / "config" / "schema"
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration. The message names the file, the key and what is allowed."""
+
+
+# --- what a run is ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A point on the memory axis (`methods.yaml`)."""
+
+    kind: Literal["none", "window", "recurrent", "random"]
+    context: int | None  # L, steps that the memory is unrolled in learning; None = the whole episode
+    decides: bool  # True: the next memory is part of the decision u = (a, z') (S2PG)
+    loss_on: Literal["last", "all"]  # the loss is taken at the last step of a context, or at every step
+    cell: Literal["gru", "lstm", "rnn"]
+    sight: Literal["blind", "privileged", "oracle"]  # who reads which observation groups
+
+    def __post_init__(self) -> None:
+        if self.decides and (self.kind, self.context) != ("recurrent", 1):
+            raise ConfigError(f"memory.decides: true needs kind recurrent and context 1, not {self}")
+        if self.context is None and (self.kind, self.loss_on) != ("recurrent", "all"):
+            raise ConfigError(f"memory.context: null (whole episodes) needs kind recurrent and loss_on all, not {self}")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Hyperparameters of PPO (`hparams/ppo.yaml`)."""
+
+    gamma: float
+    gae_lambda: float
+    rollout: int  # environment steps per update, over all environments
+    num_envs: int
+    passes: int  # times that the rollout is gone through per update
+    minibatch: int  # loss terms per minibatch
+    lr_policy: float
+    lr_value: float
+    clip: float
+    entropy: float  # coefficient of the entropy bonus
+    max_grad_norm: float | None  # None = no gradient clipping
+    sigma_action: float  # initial standard deviation of a
+    sigma_memory: float  # initial standard deviation of z' (read when the memory decides)
+    memory_size: int  # Z of a recurrent memory
+    features: int  # width of a recurrent memory's embeddings
+    policy_head: tuple[int, ...]  # hidden widths after the memory
+    value_head: tuple[int, ...]
+    policy_gain: float  # factor on the Xavier gain of linear layers
+    value_gain: float
+    previous_action: bool  # does the network see the previous action
+    observation_clip: float  # normalised observations are cut to +- this
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything one training run needs; `config.yaml` of a run holds exactly this."""
+
+    experiment: str
+    scale: str
+    task: str
+    method: str
+    seed: int
+    algorithm: str
+    profile: str
+    device: str
+    epochs: int
+    steps_per_epoch: int  # environment steps, a multiple of hparams.rollout
+    eval_episodes: int  # per evaluation and mode
+    memory: MethodConfig
+    hparams: PPOConfig
+    task_options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the environment
+
+    def __post_init__(self) -> None:
+        _check_multiple("hparams.rollout", self.hparams.rollout, "hparams.num_envs", self.hparams.num_envs)
+        _check_multiple("steps_per_epoch", self.steps_per_epoch, "hparams.rollout", self.hparams.rollout)
+
+    @property
+    def id(self) -> RunId:
+        """The run's place in the grid."""
+        return RunId(self.experiment, self.scale, self.task, self.method, self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings; the inverse of `from_dict`."""
+        return _plain(dataclasses.asdict(self))
+
+    def to_yaml(self) -> str:
+        """The text of a run's `config.yaml`; the inverse of `from_yaml`."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str | Path = "run configuration") -> RunConfig:
+        """Build from a mapping. Raises ConfigError on an unknown, missing or impossible value, naming `source`."""
+        _validate(raw, "run.yaml", source)
+        parts = {"memory": _construct(MethodConfig, raw["memory"]), "hparams": _construct(PPOConfig, raw["hparams"])}
+        return _construct(cls, copy.deepcopy({**raw, **parts}), source)
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str | Path = "run configuration") -> RunConfig:
+        """Build from the text of a `config.yaml`."""
+        return cls.from_dict(_parse(text, source), source)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunConfig:
+        """Read a run's `config.yaml`."""
+        return cls.from_yaml(_text(Path(path)), path)
+
+
+class RunId(NamedTuple):
+    """A point of the grid."""
+
+    experiment: str
+    scale: str
+    task: str
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """The run's folder below `results/`."""
+        return f"runs/{self.scale}/{self.experiment}/{self.task}/{self.method}/seed_{self.seed}"
+
+
+# --- what an experiment is -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The grid and the budget of an experiment at one scale."""
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: int
+    epochs: int
+    steps_per_epoch: int
+    eval_episodes: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file. `spec` is the file as it is written, `path` where it lies."""
+
+    name: str
+    title: str
+    claims: tuple[dict[str, Any], ...]
+    algorithm: str
+    profile: str
+    mode: Literal["sample", "mean"]
+    scales: dict[str, Scale]
+    resources: dict[str, Any]
+    task_options: dict[str, dict[str, Any]]
+    spec: dict[str, Any]
+    path: Path
+
+    def scale(self, name: str) -> Scale:
+        """Grid and budget at a scale. Raises ConfigError when the experiment has no such scale."""
+        return self.scales[_choose("scale", name, self.scales, self.path)]
+
+    def runs(self, scale: str, seeds: int | Iterable[int] | None = None) -> list[RunId]:
+        """All runs of the grid, in a fixed order. `seeds`: a number or a list in place of the file's number."""
+        grid = self.scale(scale)
+        chosen = grid.seeds if seeds is None else seeds
+        chosen = range(chosen) if isinstance(chosen, int) else list(chosen)
+        return [RunId(self.name, scale, t, m, s) for t in grid.tasks for m in grid.methods for s in chosen]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks of all scales, each once."""
+        return tuple(dict.fromkeys(t for s in self.scales.values() for t in s.tasks))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods of all scales, each once."""
+        return tuple(dict.fromkeys(m for s in self.scales.values() for m in s.methods))
+
+
+def config_dir() -> Path:
+    """Folder of the configuration files: `S2PG_CONFIG` or the repository's `workflow/config`."""
+    return Path(os.environ.get("S2PG_CONFIG") or SCHEMAS.parent)
+
+
+def list_experiments() -> list[str]:
+    """Names of all experiments, sorted."""
+    return sorted(path.stem for path in (config_dir() / "experiments").glob("*.yaml"))
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read and check `experiments/<name>.yaml`."""
+    folder = config_dir() / "experiments"
+    path = folder / f"{_choose('experiment', name, list_experiments(), folder)}.yaml"
+    spec = _load(path, "experiment.yaml")
+    _choose("name", spec["name"], [name], path)
+    _check_names(spec, path)
+    scales = {key: _construct(Scale, value) for key, value in spec["scales"].items()}
+    rest = {"claims": tuple(spec["claims"]), "task_options": spec.get("task_options", {})}
+    return _construct(Experiment, {**spec, **rest, "scales": scales, "spec": spec, "path": path})
+
+
+def methods() -> dict[str, MethodConfig]:
+    """The memory axis: every method's name and what it is."""
+    path = config_dir() / "methods.yaml"
+    return {name: _construct(MethodConfig, raw, f"{path}: {name}") for name, raw in _load(path, "methods.yaml").items()}
+
+
+def tasks() -> list[str]:
+    """Names of all tasks that an experiment may name (equal to the table in `envs/tasks.py`)."""
+    return _load(config_dir() / "tasks.yaml", "tasks.yaml")
+
+
+def hparams(algorithm: str, profile: str, method: str, task: str) -> dict[str, Any]:
+    """Hyperparameters of a profile: its `base`, then every rule that matches method and task, the later one winning."""
+    path = config_dir() / "hparams" / f"{algorithm}.yaml"
+    profiles = _load(path, "hparams.yaml")
+    chosen = profiles[_choose("profile", profile, profiles, path)]
+    for index, rule in enumerate(chosen["rules"]):
+        _check_rule(rule, f"{path}: {profile}.rules.{index}")
+    matching = (r["values"] for r in chosen["rules"] if _matches(r, method, task))
+    return _merge(chosen["base"], *matching)
+
+
+def resolve(
+    experiment: str, task: str, method: str, seed: int, scale: str, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """The complete configuration of one run.
+
+    Any task and method of the experiment's file may be combined with any of its scales. Later wins: hyperparameters of
+    the profile, the scale's `overrides`, then `overrides` (a nested mapping, see `parse_overrides`).
+    """
+    spec = load_experiment(experiment)
+    budget = spec.scale(scale)
+    _choose("task", task, spec.tasks, spec.path)
+    _choose("method", method, spec.methods, spec.path)
+    _validate(overrides or {}, "run.yaml#/$defs/overrides", "overrides")
+    run = {
+        **RunId(experiment, scale, task, method, seed)._asdict(),
+        "algorithm": spec.algorithm,
+        "profile": spec.profile,
+        "device": "auto",
+        "epochs": budget.epochs,
+        "steps_per_epoch": budget.steps_per_epoch,
+        "eval_episodes": budget.eval_episodes,
+        "memory": dataclasses.asdict(methods()[method]),
+        "hparams": hparams(spec.algorithm, spec.profile, method, task),
+        "task_options": spec.task_options.get(task, {}),
+    }
+    return RunConfig.from_dict(_merge(run, budget.overrides, overrides or {}), f"{spec.path}: {scale}")
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["hparams.clip=0.1", "epochs=3"]` -> `{"hparams": {"clip": 0.1}, "epochs": 3}`; values are YAML."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"overrides: {pair!r} is not of the form key=value, e.g. hparams.clip=0.1")
+        nested = _parse(text, f"overrides: {key}")
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        result = _merge(result, nested)
+    _validate(result, "run.yaml#/$defs/overrides", "overrides")
+    return result
+
+
+def workflow_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`default.yaml` updated by `config` (Snakemake's `--config`), checked; `experiments` is a list of known names."""
+    path = config_dir() / "default.yaml"
+    settings = {**_load(path, "default.yaml"), **(config or {})}
+    if isinstance(settings["experiments"], str):
+        settings["experiments"] = settings["experiments"].replace(",", " ").split()
+    _validate(settings, "default.yaml", path if not config else f"{path} with --config")
+    for name in settings["experiments"]:
+        _choose("experiments", name, list_experiments(), path)
+    return settings
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_names(spec: Mapping[str, Any], path: Path) -> None:
+    """Names in an experiment file exist, and the anchors of normalisation are part of every grid."""
+    known, used = methods(), set()
+    for name, scale in spec["scales"].items():
+        for key, allowed in (("tasks", tasks()), ("methods", known)):
+            for value in scale[key]:
+                _choose(f"scales.{name}.{key}", value, allowed, path)
+        if missing := {"random", "oracle"} - set(scale["methods"]):
+            raise ConfigError(f"{path}: scales.{name}.methods: the anchors {sorted(missing)} must be part of the grid")
+        used.update(scale["methods"])
+    for claim in spec["claims"]:
+        for key in {"a", "b"} & claim["rule"].keys():
+            _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], used, path)
+    for task in spec.get("task_options", {}):
+        _choose("task_options", task, tasks(), path)
+
+
+def _check_rule(rule: Mapping[str, Any], where: str) -> None:
+    """Every pattern of a rule means something."""
+    for key, names in (("methods", methods()), ("tasks", tasks())):
+        for pattern in rule.get(key, []):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                _choose(f"{where}.{key}", pattern, names)
+
+
+def _matches(rule: Mapping[str, Any], method: str, task: str) -> bool:
+    pairs = ((method, rule.get("methods", ["*"])), (task, rule.get("tasks", ["*"])))
+    return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in pairs)
+
+
+def _check_multiple(key: str, value: int, of: str, unit: int) -> None:
+    if value % unit:
+        raise ConfigError(f"{key}: {value} is not a multiple of {of}: {unit}")
+
+
+def _choose(key: str, value: str, allowed: Iterable[str], source: str | Path | None = None) -> str:
+    """`value` if it is allowed; otherwise an error with the allowed values and the nearest one."""
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    where = f"{source}: {key}" if source else key
+    raise ConfigError(f"{where}: unknown {value!r}; {_allowed(value, allowed)}")
+
+
+def _allowed(value: Any, allowed: Iterable[Any]) -> str:
+    names = sorted(map(str, allowed))
+    near = difflib.get_close_matches(str(value), names, n=1)
+    return f"allowed: {', '.join(names) or 'none'}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+# --- files and schemas -----------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `1e-3` is a number (YAML 1.2) and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep) for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.MarkedYAMLError(problem=f"key given twice: {sorted(twice)}", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_FLOAT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parse(text: str, source: str | Path) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML: {error}") from error
+
+
+def _load(path: Path, schema: str) -> Any:
+    """A checked file as a fresh copy; read again only when it has changed."""
+    stamp = path.stat().st_mtime_ns if path.exists() else 0
+    return copy.deepcopy(_load_once(path, schema, stamp))
+
+
+@functools.lru_cache(maxsize=64)
+def _load_once(path: Path, schema: str, stamp: int) -> Any:
+    raw = _parse(_text(path), path)
+    _validate(raw, schema, path)
+    return raw
+
+
+@functools.lru_cache(maxsize=16)
+def _validator(schema: str) -> jsonschema.Draft202012Validator:
+    files = {path.name: _parse(_text(path), path) for path in SCHEMAS.glob("*.yaml")}
+    make = referencing.jsonschema.DRAFT202012.create_resource
+    registry = referencing.Registry().with_resources((name, make(text)) for name, text in files.items())
+    return jsonschema.Draft202012Validator({"$ref": schema}, registry=registry)
+
+
+def _validate(raw: Any, schema: str, source: str | Path) -> None:
+    errors = sorted(_validator(schema).iter_errors(raw), key=lambda error: list(map(str, error.path)))
+    if errors:
+        raise ConfigError("\n".join(f"{source}: {_explain(error)}" for error in errors))
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """One line: the key, what is wrong with it, what is allowed."""
+    where = ".".join(map(str, error.absolute_path))
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        prefix = f"{where}: " if where else ""
+        extra = [key for key in error.instance if key not in known]
+        return prefix + "; ".join(f"unknown key {key!r}; {_allowed(key, known)}" for key in extra)
+    if error.validator == "enum":
+        return f"{where}: unknown {error.instance!r}; {_allowed(error.instance, error.validator_value)}"
+    return f"{where or 'file'}: {error.message}"
+
+
+def _construct(cls: type, raw: Mapping[str, Any], source: str | Path | None = None) -> Any:
+    """A dataclass from a checked mapping: whole numbers become floats where declared so, lists become tuples."""
+    casts = {"int": int, "float": float, "float | None": lambda v: None if v is None else float(v)}
+    try:
+        return cls(**{
+            f.name: tuple(raw[f.name]) if f.type.startswith("tuple") else casts.get(f.type, lambda v: v)(raw[f.name])
+            for f in dataclasses.fields(cls)
+            if f.name in raw
+        })
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, the later layer winning; nothing is shared with the inputs."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+            result[key] = _merge(result[key], value) if both else copy.deepcopy(value)
+    return result
