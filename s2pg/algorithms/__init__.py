@@ -1,0 +1,1 @@
+"""One file per algorithm; an algorithm serves every memory."""

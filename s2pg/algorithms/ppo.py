@@ -1,0 +1,202 @@
+"""Proximal policy optimisation (Schulman et al. 2017), once for every memory.
+
+The ratio is that of the joint decision u = (a, z'), so S2PG is this file on the augmented MDP and nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from s2pg.config import PPOConfig
+from s2pg.critic import Critic
+from s2pg.data.rollout import Rollout
+from s2pg.data.sequences import Sequences, cut
+from s2pg.policy import Decision, Policy
+from s2pg.types import GROUPS, View
+
+
+class Diverged(RuntimeError):
+    """A loss or a standard deviation is no longer finite; the message names it."""
+
+
+def advantages(
+    reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016), all `[T, N]`.
+
+    delta_t = r_t + gamma (1 - terminated_t) V(x_{t+1}) - V(x_t);  A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}.
+    Truncation ends the sum over deltas but keeps the bootstrap; termination ends both.
+    """
+    delta = reward + gamma * next_value * ~terminated - value
+    decay = gamma * lam * ~done
+    result, following = torch.empty_like(delta), torch.zeros_like(delta[0])
+    for t in range(len(delta) - 1, -1, -1):
+        following = result[t] = delta[t] + decay[t] * following
+    return result
+
+
+def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """The clipped objective as a loss, `[n], [n] -> []`."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+class Batch(NamedTuple):
+    """A rollout ready to learn from, flattened to rows `[M = T * N, ...]`."""
+
+    obs: Tensor
+    critic_obs: Tensor
+    start: Tensor
+    z: Tensor
+    critic_z: Tensor
+    u: Tensor
+    mean: Tensor
+    log_prob: Tensor  # [M, G] of u when acting
+    advantage: Tensor
+    target: Tensor  # of the value
+
+    def views(self, sequences: Sequences) -> tuple[View, View]:
+        """What policy and critic read of these sequences."""
+        rows, first = sequences.rows, sequences.rows[:, 0]
+        keep = None if rows.shape[1] == 1 else sequences.keep
+        start = self.start[rows]
+        return (
+            View(self.obs[rows], start, self.z[first], keep),
+            View(self.critic_obs[rows], start, self.critic_z[first], keep),
+        )
+
+
+class PPO:
+    """Adam on the surrogate and on the squared error of V, several passes over each rollout.
+
+    Args:
+        policy, critic: separate networks; the critic sees z if the policy decides on it (augmented MDP).
+        hparams: see `PPOConfig`.
+        sight: observation keys that (policy, critic) read.
+        loss_on: "last" (a sequence per step, the reference's BPTT) or "all" (chunks, a loss at every step).
+    """
+
+    def __init__(
+        self, policy: Policy, critic: Critic, hparams: PPOConfig, sight: tuple[str, str], loss_on: str = "last"
+    ) -> None:
+        self.policy, self.critic, self.hparams, self.sight, self.loss_on = policy, critic, hparams, sight, loss_on
+        groups = [
+            {"params": list(policy.parameters()), "lr": hparams.lr_policy},
+            {"params": list(critic.parameters()), "lr": hparams.lr_value},
+        ]
+        self.optimiser = torch.optim.Adam(groups, fused=True)
+
+    def update(self, rollout: Rollout, generator: torch.Generator) -> dict[str, float]:
+        """Learn from a rollout; returns what is worth logging, averaged over the last pass."""
+        with torch.no_grad():
+            batch, metrics = self.prepare(rollout)
+        acted = Decision(batch.mean, self.policy.log_sigma.detach().clone(), self.policy.actions, batch.z)
+        sequences = cut(rollout.start, self.policy.memory.context, self.loss_on)
+        logs = []
+        for index in range(self.hparams.passes):
+            last = index == self.hparams.passes - 1
+            for chosen in sequences.minibatches(self.hparams.minibatch, generator):
+                terms = self.losses(batch, chosen)
+                norms = self._descend(terms.policy + terms.value, measure=last)
+                if last:
+                    rows = chosen.rows[chosen.keep]
+                    acted_there = acted._replace(mean=batch.mean[rows])
+                    logs.append(diagnostics(terms, acted_there, self.hparams.clip) | norms)
+        metrics |= {key: float(torch.stack([log[key] for log in logs]).mean()) for key in logs[0]}
+        metrics["data/padding"] = sequences.padding
+        return self._finite(metrics)
+
+    def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
+        """Values, advantages and log-probabilities of the policy that acted."""
+        value, next_value = self.values(rollout)
+        hp = self.hparams
+        raw = advantages(
+            rollout.reward, value, next_value, rollout.terminated, rollout.done, hp.gamma, hp.gae_lambda
+        )
+        target = raw + value
+        acted = Decision(rollout.mean, self.policy.log_sigma.clamp(-20.0, 2.0), self.policy.actions, rollout.z)
+        columns = (
+            rollout.obs[self.sight[0]],
+            self.critic_obs(rollout.obs[self.sight[1]], rollout.z),
+            rollout.start,
+            rollout.z,
+            rollout.critic_z,
+            rollout.u,
+            rollout.mean,
+            acted.log_prob(rollout.u),
+            (raw - raw.mean()) / (raw.std() + 1e-8),
+            target,
+        )
+        explained = 1 - (target - value).var() / target.var().clamp(min=1e-8)
+        return Batch(*(x.flatten(0, 1) for x in columns)), {"value/explained_variance": float(explained)}
+
+    def critic_obs(self, obs: Tensor, z: Tensor) -> Tensor:
+        """What the critic observes: on the augmented MDP the memory is part of the state, `[*, O], [*, Z] -> [*, Oc]`."""
+        return torch.cat([obs, z], -1) if self.policy.memory.decided else obs
+
+    def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """V at every step and at its true successor, `[T, N]` each, read with the memories that the loop carried."""
+        here = self.critic_obs(rollout.obs[self.sight[1]], rollout.z).unsqueeze(-2)
+        there = self.critic_obs(rollout.next_obs[self.sight[1]], rollout.z_next).unsqueeze(-2)
+        start = rollout.start.unsqueeze(-1)
+        value = self.critic(View(here, start, rollout.critic_z))[0]
+        next_value = self.critic(View(there, torch.zeros_like(start), rollout.critic_z_next))[0]
+        return value, next_value
+
+    def losses(self, batch: Batch, chosen: Sequences) -> Terms:
+        """The two losses on the chosen sequences; policy and critic share no parameter."""
+        view, critic_view = batch.views(chosen)
+        rows = chosen.rows[chosen.keep]
+        decision = self.policy(view)
+        log_ratio = decision.log_prob(batch.u[rows]) - batch.log_prob[rows]
+        policy = surrogate(log_ratio.sum(-1), batch.advantage[rows], self.hparams.clip)
+        policy = policy - self.hparams.entropy * decision.entropy().sum()
+        value = (self.critic(critic_view) - batch.target[rows]).square().mean()
+        return Terms(policy, value, log_ratio, decision)
+
+    def _descend(self, loss: Tensor, measure: bool) -> dict[str, Tensor]:
+        self.optimiser.zero_grad()
+        loss.backward()
+        limit, norms = self.hparams.max_grad_norm, {}
+        if limit or measure:
+            for name, module in (("policy", self.policy), ("value", self.critic)):
+                norms[f"grad_norm/{name}"] = torch.nn.utils.clip_grad_norm_(module.parameters(), limit or float("inf"))
+        self.optimiser.step()
+        return norms
+
+    def _finite(self, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise Diverged(f"{name} is {value}")
+        return metrics
+
+
+class Terms(NamedTuple):
+    """Losses of a minibatch, with what diagnostics need."""
+
+    policy: Tensor
+    value: Tensor
+    log_ratio: Tensor  # [n, G]
+    decision: Decision
+
+
+@torch.no_grad()
+def diagnostics(terms: Terms, acted: Decision, clip: float) -> dict[str, Tensor]:
+    """Log ratio, clip fraction, KL(acted || now), sigma and entropy per group: does the clip get spent on z'?"""
+    clipped = (terms.log_ratio.exp() - 1).abs() > clip
+    joint = (terms.log_ratio.sum(-1).exp() - 1).abs() > clip
+    kl, entropy = acted.kl(terms.decision).mean(0), terms.decision.entropy()
+    logs = {"loss/policy": terms.policy, "loss/value": terms.value, "policy/clip_fraction/joint": joint.float().mean()}
+    sigma = terms.decision.log_sigma.exp().split([acted.actions, len(acted.log_sigma) - acted.actions])
+    for index, group in enumerate(GROUPS):
+        if not len(sigma[index]):
+            continue
+        logs[f"policy/log_ratio/{group}"] = terms.log_ratio[:, index].abs().mean()
+        logs[f"policy/clip_fraction/{group}"] = clipped[:, index].float().mean()
+        logs[f"policy/kl/{group}"] = kl[index]
+        logs[f"policy/entropy/{group}"] = entropy[index]
+        logs[f"policy/sigma/{group}"] = sigma[index].mean()
+    return logs

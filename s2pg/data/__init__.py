@@ -1,0 +1,1 @@
+"""Rollouts, their cutting into sequences, observation statistics."""

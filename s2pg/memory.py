@@ -1,0 +1,122 @@
+"""How the past reaches the policy. This file is the paper.
+
+Backpropagation through time unrolls the cell over L steps to learn how the memory mattered. S2PG unrolls one step and
+treats the next memory z' as part of the decision. In code: `Recurrent(cell, context=L)` against
+`Recurrent(cell, context=1, decides=True)`; nothing else changes.
+
+    NoMemory             Z = 0        Zd = 0    L = 1    also the oracle, with another sight
+    Window(k)            Z = (k-1)O   Zd = 0    L = k
+    Recurrent(cell, L)   Z = cell's   Zd = 0    L        BPTT, truncated after L steps (None: whole episodes)
+    Recurrent(decides)   Z = cell's   Zd = Z    L = 1    S2PG
+
+A memory holds parameters and no state: z is passed in and handed back. It starts at zero in every episode, and a step
+marked `start` forgets what was before it, in acting and in learning alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from s2pg.nets import Cell, Embedding
+from s2pg.types import Width
+
+
+class Memory(nn.Module):
+    """Reads L steps and the memory before them into features and the memory after them."""
+
+    size: int = 0  # Z, numbers carried from step to step
+    decided: int = 0  # Zd, how many of them the policy decides on
+    context: int | None = 1  # L, steps that learning unrolls; None: whole episodes
+    features: int  # X
+
+    def initial(self, *batch: int) -> Tensor:
+        """The memory at the start of an episode, zeros `[*batch, Z]` on the device of the parameters."""
+        device = next((p.device for p in self.parameters()), None)
+        return torch.zeros(*batch, self.size, device=device)
+
+    def read(self, obs: Tensor, start: Tensor, z: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`obs [*,L,O], start [*,L], z [*,Z] -> x [*,X], m [*,Z]` at the last step, or `[n,X], [n,Z]` at the n kept ones.
+
+        x are the features that the heads see, m is the memory after the step: the next z, or its mean if z' is decided.
+        """
+        raise NotImplementedError
+
+
+class NoMemory(Memory):
+    """Features are the observation itself."""
+
+    def __init__(self, width: Width) -> None:
+        super().__init__()
+        self.features = width.total
+
+    def read(self, obs: Tensor, start: Tensor, z: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = _at(obs, keep)
+        return x, x[..., :0]
+
+
+class Window(Memory):
+    """The last `length` observations, oldest first, zeros where the episode is younger; z holds all but the newest."""
+
+    def __init__(self, width: Width, length: int) -> None:
+        super().__init__()
+        self.width, self.context = width.total, length
+        self.size = (length - 1) * width.total
+        self.features = length * width.total
+
+    def read(self, obs: Tensor, start: Tensor, z: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        past = z.unflatten(-1, (-1, self.width)) if self.size else z.new_zeros(*z.shape[:-1], 0, self.width)
+        episode = torch.cat([start.new_zeros(*start.shape[:-1], past.shape[-2]), start], -1).cumsum(-1)
+        stack = torch.cat([past, obs], -2).unfold(-2, self.context, 1).transpose(-1, -2)  # [*, L, k, O]
+        episode = episode.unfold(-1, self.context, 1)  # [*, L, k]
+        stack, episode = _at(stack, keep, 2), _at(episode, keep)
+        x = torch.where((episode == episode[..., -1:]).unsqueeze(-1), stack, 0.0).flatten(-2)
+        return x, x[..., self.width :]
+
+
+class Recurrent(Memory):
+    """A recurrent cell behind the reference's embeddings; features are [skip connection of the observation, output].
+
+    Args:
+        width: of the observation.
+        cell: class of the recurrent cell.
+        hidden: units of the cell; an LSTM carries twice as many numbers.
+        features: width of each embedding.
+        context: steps that learning unrolls, None for whole episodes. 1 with `decides`.
+        decides: True makes z' a decision (S2PG), False a deterministic function of the past (BPTT).
+        gain: Xavier gain factor of the embeddings.
+    """
+
+    def __init__(
+        self,
+        width: Width,
+        cell: type[Cell],
+        hidden: int,
+        features: int,
+        context: int | None = 1,
+        decides: bool = False,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.embed = Embedding(width, features, gain)
+        self.cell = cell(self.embed.outputs, hidden)
+        self.size = self.cell.size
+        self.decided = self.size if decides else 0
+        self.context = context
+        self.features = features + hidden
+
+    def read(self, obs: Tensor, start: Tensor, z: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        e, skip = self.embed(obs)
+        forgets, states = bool(start.any()), []
+        for g, fresh in zip(self.cell.project(e).unbind(-2), start.unsqueeze(-1).unbind(-2), strict=True):
+            z = self.cell.step(g, torch.where(fresh, 0.0, z) if forgets else z)
+            states.append(z)
+        if keep is None:
+            return torch.cat([skip[..., -1, :], self.cell.output(z)], -1), z
+        m = torch.stack(states, -2)[keep]
+        return torch.cat([skip[keep], self.cell.output(m)], -1), m
+
+
+def _at(x: Tensor, keep: Tensor | None, dims: int = 1) -> Tensor:
+    """The last step of `x [*, L, dims...]`, or its kept steps `[n, dims...]`."""
+    return x.select(-1 - dims, -1) if keep is None else x[keep]

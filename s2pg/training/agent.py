@@ -1,0 +1,45 @@
+"""What is trained: policy, critic, algorithm and the observation statistics they act with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from s2pg.algorithms.ppo import PPO
+from s2pg.critic import Critic
+from s2pg.data.normaliser import Normaliser
+from s2pg.types import Acting
+
+
+@dataclass
+class Agent:
+    """A policy and, unless it is the random anchor, what trains it."""
+
+    policy: Acting
+    critic: Critic | None
+    algorithm: PPO | None
+    sight: tuple[str, str]  # observation keys that (policy, critic) read
+    normalisers: dict[str, Normaliser]
+    device: torch.device
+
+    def state_dict(self) -> dict:
+        """Everything that learning changes."""
+        if self.algorithm is None:
+            return {}
+        return {
+            "policy": self.policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimiser": self.algorithm.optimiser.state_dict(),
+            "normalisers": {key: norm.state_dict() for key, norm in self.normalisers.items()},
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        if self.algorithm is None:
+            return
+        self.policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        self.algorithm.optimiser.load_state_dict(state["optimiser"])
+        for key, norm in self.normalisers.items():
+            norm.load_state_dict(state["normalisers"][key])

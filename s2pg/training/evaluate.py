@@ -1,0 +1,51 @@
+"""Evaluation on environments of its own, with seeds of its own, that changes nothing in the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+
+from s2pg.training.agent import Agent
+from s2pg.types import Mode
+
+
+class Episode(NamedTuple):
+    """One evaluation episode; `ret` is the undiscounted return."""
+
+    ret: float
+    length: int
+    seed: int
+
+
+@torch.inference_mode()
+def evaluate(
+    agent: Agent, envs: Sequence[gymnasium.Env], seeds: Sequence[int], mode: Mode, noise_seed: int
+) -> list[Episode]:
+    """One episode in each environment, side by side; finished ones are no longer stepped.
+
+    Args:
+        seeds: of the initial states, one per environment; the same for every method, so that comparisons are paired.
+        mode: "sample" draws decisions, "mean" takes the distribution's mean.
+        noise_seed: of the sampled decisions.
+    """
+    generator = torch.Generator(agent.device).manual_seed(noise_seed)
+    key, n = agent.sight[0], len(envs)
+    obs = np.stack([env.reset(seed=int(seed))[0][key] for env, seed in zip(envs, seeds, strict=True)])
+    start, z = torch.ones(n, dtype=torch.bool, device=agent.device), agent.policy.memory.initial(n)
+    returns, lengths, alive = np.zeros(n), np.zeros(n, dtype=int), np.arange(n)
+    while len(alive):
+        seen = agent.normalisers[key](torch.from_numpy(obs).to(agent.device))
+        u, z = agent.policy.act(seen, start, z, mode, generator)
+        steps = [envs[i].step(a) for i, a in zip(alive, u[:, : agent.policy.actions].cpu().numpy(), strict=True)]
+        returns[alive] += [step[1] for step in steps]
+        lengths[alive] += 1
+        go = np.array([not (step[2] or step[3]) for step in steps])
+        obs = np.stack([step[0][key] for step in steps])
+        if not go.all():
+            alive, obs, z = alive[go], obs[go], z[torch.from_numpy(go)]
+        start = torch.zeros(len(alive), dtype=torch.bool, device=agent.device)
+    return [Episode(float(r), int(length), int(seed)) for r, length, seed in zip(returns, lengths, seeds, strict=True)]

@@ -1,0 +1,57 @@
+"""What a run writes while it trains: TensorBoard scalars, tidy Parquet, a text log."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+from torch.utils.tensorboard import SummaryWriter
+
+from s2pg.training import checkpoint
+
+EPISODES = {"step": "int64", "mode": "str", "episode": "int64", "return": "float64", "length": "int64", "seed": "int64"}
+TIMING = dict.fromkeys(("environment", "acting", "learning", "evaluation", "wall"), "float64") | {"step": "int64"}
+
+
+class Log:
+    """Scalars and tables of one run.
+
+    The tables are part of the checkpoint (`rows`), so that a resumed run rewrites what lies beyond it. Event files of a
+    killed run may overlap; readers keep the last value of (tag, step).
+    """
+
+    def __init__(self, folder: Path, rows: dict[str, list[dict]], resumed_at: int) -> None:
+        self.folder = folder
+        self.rows = rows or {"episodes": [], "timing": []}
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_at or None)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write `{tag: value}` at an environment step."""
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def tables(self) -> None:
+        """Write `episodes.parquet` and `timing.parquet`, each whole or not at all."""
+        self._writer.flush()
+        for name, columns in (("episodes", EPISODES), ("timing", TIMING)):
+            frame = pd.DataFrame(self.rows[name], columns=list(columns)).astype(columns)
+            checkpoint.write(self.folder / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path))
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+def text_log(folder: Path) -> logging.Logger:
+    """A logger that appends to `train.log` of the run."""
+    logger = logging.getLogger(f"s2pg.run.{folder}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in logger.handlers[:]:
+        handler.close()
+        logger.removeHandler(handler)
+    handler = logging.FileHandler(folder / "train.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(handler)
+    return logger

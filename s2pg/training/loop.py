@@ -1,0 +1,193 @@
+"""The training loop: collect, learn, evaluate, log, checkpoint; the same bits however often it is interrupted.
+
+An epoch starts by resetting its environments and reseeding its noise from (seed, epoch), so a checkpoint at its end
+holds everything that the next one depends on.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from s2pg.algorithms.ppo import Diverged
+from s2pg.config import RunConfig
+from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.training import checkpoint, worlds
+from s2pg.training.agent import Agent
+from s2pg.training.evaluate import evaluate
+from s2pg.training.log import Log, text_log
+from s2pg.training.provenance import provenance
+from s2pg.training.worlds import derive
+from s2pg.types import Mode
+
+MODES: tuple[Mode, ...] = ("sample", "mean")
+
+
+def train(config: RunConfig, build: Callable[[RunConfig, worlds.Spec], Agent], out: Path, progress: bool = True) -> dict:
+    """Train one run into the folder `out` and return the content of its `done.json`.
+
+    A finished run is left alone, an interrupted one is resumed from its checkpoint, and a folder that holds a run with
+    another configuration is moved aside to `<out>.archived-<k>`.
+
+    Raises:
+        RunError: the folder's checkpoint is damaged, or a file cannot be written.
+    """
+    with checkpoint.only_one(out, lambda: _say(f"{out}: another process trains this run; waiting for it to end")):
+        _claim(config, out)
+        if (out / "done.json").exists():
+            _say(f"{out}: already finished")
+            return checkpoint.read_json(out / "done.json")
+        run = Run(config, build, out)
+        try:
+            done = run.to_the_end(progress)
+        finally:
+            run.close()
+        checkpoint.write_json(out / "done.json", done)
+        return done
+
+
+class Run:
+    """One run in its folder, from its checkpoint (or from nothing) to its end."""
+
+    def __init__(self, config: RunConfig, build: Callable[[RunConfig, worlds.Spec], Agent], out: Path) -> None:
+        self.config, self.out = config, out
+        self.agent = build(config, worlds.spec(config.task, config.task_options))
+        path = out / "checkpoint.pt"
+        state = checkpoint.load(path, self.agent.device) if path.exists() else {}
+        if state:
+            self.agent.load_state_dict(state["agent"])
+        self.epoch, self.seconds = state.get("epoch", -1), state.get("seconds", 0.0)
+        self.log = Log(out, state.get("rows", {}), self.step)
+        self.text = text_log(out)
+        self.text.info("resumed after epoch %d", self.epoch) if state else self.text.info("started")
+        options = config.task_options
+        self.eval_envs = [worlds.make(config.task, options) for _ in range(config.eval_episodes)]
+        self.collector = None if self.agent.algorithm is None else self._collector()
+
+    @property
+    def step(self) -> int:
+        """Environment steps trained so far."""
+        return max(self.epoch, 0) * self.config.steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train: none for the random anchor, which is only evaluated."""
+        return 0 if self.agent.algorithm is None else self.config.epochs
+
+    def to_the_end(self, progress: bool) -> dict[str, Any]:
+        """Evaluate before training and after every epoch; returns the content of `done.json`."""
+        reason = None
+        total, first = self.epochs * self.config.steps_per_epoch, self.step
+        quiet = not (progress and sys.stderr.isatty())
+        with tqdm(total=total, initial=first, unit="step", unit_scale=True, disable=quiet) as bar:
+            while self.epoch < self.epochs:
+                try:
+                    self._next_epoch(bar)
+                except Diverged as error:
+                    reason = f"diverged after {self.step} steps: {error}"
+                    self.text.info(reason)
+                    break
+        return {
+            "status": "failed" if reason else "finished",
+            "reason": reason,
+            "steps": self.step,
+            "seconds": round(self.seconds, 3),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        }
+
+    def close(self) -> None:
+        """Close files and environments."""
+        self.log.close()
+        for env in self.eval_envs:
+            env.close()
+        if self.collector:
+            self.collector.envs.close()
+
+    def _next_epoch(self, bar: tqdm) -> None:
+        began, watch, metrics = time.perf_counter(), Stopwatch(), {}
+        if self.epoch >= 0:
+            metrics = self._train_epoch(watch, bar)
+        self.epoch += 1
+        watch.start()
+        metrics |= self._evaluate()
+        watch.lap("evaluation")
+        self.seconds += time.perf_counter() - began
+        self._record(metrics, watch.seconds)
+        checkpoint.save(
+            self.out / "checkpoint.pt",
+            {"epoch": self.epoch, "seconds": self.seconds, "agent": self.agent.state_dict(), "rows": self.log.rows},
+        )
+        bar.set_postfix({m: f"{metrics[f'eval/return/{m}']:.1f}" for m in MODES})
+
+    def _train_epoch(self, watch: Stopwatch, bar: tqdm) -> dict[str, float]:
+        config, hp = self.config, self.config.hparams
+        self.collector.reset(derive(config.seed, "environments", self.epoch))
+        generator = torch.Generator(self.agent.device).manual_seed(derive(config.seed, "noise", self.epoch))
+        logs = []
+        for _ in range(config.steps_per_epoch // hp.rollout):
+            rollout = self.collector.collect(hp.rollout // hp.num_envs, generator, watch)
+            logs.append(self.agent.algorithm.update(rollout, generator))
+            watch.lap("learning")
+            bar.update(hp.rollout)
+        metrics = {key: float(np.mean([log[key] for log in logs])) for key in logs[0]}
+        return metrics | self._training_episodes()
+
+    def _training_episodes(self) -> dict[str, float]:
+        finished, self.collector.finished = self.collector.finished, []
+        if not finished:
+            return {}
+        returns, lengths = np.mean(finished, axis=0)
+        return {"train/return": float(returns), "train/length": float(lengths)}
+
+    def _evaluate(self) -> dict[str, float]:
+        metrics, seed = {}, self.config.seed
+        seeds = [derive(seed, "evaluation", episode) for episode in range(self.config.eval_episodes)]
+        for mode in MODES:
+            episodes = evaluate(self.agent, self.eval_envs, seeds, mode, derive(seed, "evaluation noise", self.epoch))
+            metrics[f"eval/return/{mode}"] = float(np.mean([e.ret for e in episodes]))
+            metrics[f"eval/length/{mode}"] = float(np.mean([e.length for e in episodes]))
+            self.log.rows["episodes"] += [
+                {"step": self.step, "mode": mode, "episode": i, "return": e.ret, "length": e.length, "seed": e.seed}
+                for i, e in enumerate(episodes)
+            ]
+        return metrics
+
+    def _record(self, metrics: dict[str, float], seconds: dict[str, float]) -> None:
+        activities = {name: seconds.get(name, 0.0) for name in ("environment", "acting", "learning", "evaluation")}
+        self.log.rows["timing"].append({"step": self.step, **activities, "wall": self.seconds})
+        spent = {name: sum(row[name] for row in self.log.rows["timing"]) for name in activities}
+        times = {f"time/{name}": value for name, value in spent.items() if name != "evaluation"}
+        training = sum(times.values())
+        times["time/steps_per_second"] = self.step / training if training else 0.0
+        self.log.scalars(metrics | times, self.step)
+        self.log.tables()
+        returns = ", ".join(f"{m} {metrics[f'eval/return/{m}']:.2f}" for m in MODES)
+        self.text.info("epoch %d, step %d, return: %s", self.epoch, self.step, returns)
+
+    def _collector(self) -> Collector:
+        agent, config = self.agent, self.config
+        envs = worlds.make_vector(config.task, config.task_options, config.hparams.num_envs)
+        return Collector(envs, agent.policy, agent.critic, agent.sight, agent.normalisers, agent.device)
+
+
+def _claim(config: RunConfig, out: Path) -> None:
+    """Make the folder this run's own: resume what is there, or move another configuration's run aside."""
+    path, text = out / "config.yaml", config.to_yaml()
+    if path.exists() and path.read_text() == text:
+        return
+    if any(item.name not in {".lock", "config.yaml"} for item in out.iterdir()) or path.exists():
+        _say(f"{out}: holds a run with another configuration, moved to {checkpoint.archive(out)}")
+    checkpoint.write_json(out / "provenance.json", provenance())
+    checkpoint.write(path, lambda p: p.write_text(text))
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
