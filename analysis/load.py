@@ -5,11 +5,25 @@ One bad run never takes the collection down and is never hidden: it becomes a ro
 """
 
 import argparse
+import hashlib
+import json
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import yaml
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event
+
+from analysis import schema
+from analysis.errors import AnalysisError
+
+DATA = ("runs", "scalars", "episodes", "timing")
 
 
 @dataclass(frozen=True)
@@ -32,28 +46,246 @@ def collect(grid: Path, runs: Path, out: Path) -> Tables:
     """Reads every attempted run of `grid` below `runs` and writes runs, scalars, episodes and timing .parquet and
     a copy of grid.json to `out`.
 
-    `runs` is results/runs: a run lies in <scale>/<experiment>/<task>/<method>/seed_<n>.
+    `runs` is results/runs: a run lies in <scale>/<experiment>/<task>/<method>/seed_<n>. A run whose done.json does
+    not exist is "missing" and its half-made files are left out; a run with an unreadable file is "failed".
     """
-    raise NotImplementedError
+    content = read_grid(Path(grid))
+    rows, parts = [], {name: [schema.frame(name)] for name in DATA[1:]}
+    for run in content["runs"]:
+        identity = {"experiment": content["experiment"], **run, "scale": content["scale"]}
+        row, frames = collect_run(run_folder(Path(runs), identity), identity)
+        rows.append(row)
+        for name, frame in frames.items():
+            parts[name].append(frame)
+    data = {name: pd.concat(frames[1:] or frames, ignore_index=True) for name, frames in parts.items()}
+    tables = Tables(schema.frame("runs", rows), **data, grid=content)
+    _write(tables, Path(out))
+    return tables
+
+
+def run_folder(runs: Path, identity: Mapping[str, Any]) -> Path:
+    """Folder of the run with keys scale, experiment, task, method and seed below `runs`."""
+    parts = [str(identity[key]) for key in ("scale", "experiment", "task", "method")]
+    return runs.joinpath(*parts, f"seed_{identity['seed']}")
+
+
+def collect_run(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """The row of `runs` and the tables scalars, episodes and timing of one run; never raises for a bad run.
+
+    identity: experiment, task, method, seed and scale as the grid has them.
+    """
+    row = {**dict.fromkeys(schema.TABLES["runs"].names), **identity}
+    if not (folder / "done.json").exists():
+        state = "done.json is not there (unfinished)" if folder.exists() else "its folder is not there (not started)"
+        return {**row, "status": "missing", "reason": state}, {}
+    read, faults = _read_parts(folder, identity)
+    done, frames = read.get("done.json", {"status": "failed"}), read.get("frames", {})
+    row |= {**read.get("config.yaml", {}), **read.get("provenance.json", {}), **done}
+    if faults and done["status"] == "finished":
+        row |= {"status": "failed", "reason": "; ".join(faults)}
+    row["reason"] = row["reason"] or ("; ".join(faults) if row["status"] == "failed" else None)
+    return row, frames
 
 
 def read_tables(folder: Path) -> Tables:
     """The tables that `collect` wrote to `folder`; AnalysisError if a file is absent or breaks its schema."""
-    raise NotImplementedError
+    folder = Path(folder)
+    frames = {name: read_table(folder, name) for name in DATA}
+    return Tables(**frames, grid=read_grid(folder / "grid.json"))
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """Table `name` of analysis/schema.py from `folder`/`name`.parquet."""
+    path = Path(folder) / f"{name}.parquet"
+    if not path.exists():
+        maker = "collect" if name in DATA else "statistics"
+        raise AnalysisError(f"{path} does not exist; `python -m analysis {maker}` makes it")
+    try:
+        return schema.check(name, _parquet(path))
+    except (schema.SchemaError, Unreadable) as error:
+        raise AnalysisError(f"{path}: {error}") from error
+
+
+def read_grid(path: Path) -> dict[str, Any]:
+    """The content of grid.json: experiment, scale, runs (list of task, method, seed) and spec."""
+    if not path.exists():
+        raise AnalysisError(f"{path} does not exist; it lists the runs that were attempted")
+    try:
+        grid = json.loads(path.read_text())
+        lacking = [key for key in ("experiment", "scale", "runs") if not grid[key]]
+        lacking += [f"runs[{i}]" for i, run in enumerate(grid["runs"]) if {*run} != {"task", "method", "seed"}]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnalysisError(f"{path}: not a grid ({type(error).__name__}: {error})") from error
+    if lacking:
+        raise AnalysisError(f"{path}: empty or malformed: {', '.join(lacking[:3])} (a run has task, method and seed)")
+    return grid
 
 
 def read_scalars(folder: Path) -> pd.DataFrame:
-    """Columns tag, step, value, wall_time from all event files of a run folder, last value per (tag, step)."""
-    raise NotImplementedError
+    """Columns tag, step, value, wall_time from all event files of a run folder, last value per (tag, step).
+
+    A resumed run leaves several files with overlapping steps; files count in the order in which they were begun.
+    A truncated file (the run was killed) is read up to the last whole record, with a warning.
+    """
+    files = [_events(path) for path in sorted(folder.glob("events.out.tfevents.*"))]
+    files.sort(key=lambda file: file[0])
+    rows = [row for _, rows in files for row in rows]
+    scalars = pd.DataFrame(rows, columns=["tag", "step", "value", "wall_time"])
+    return scalars.drop_duplicates(["tag", "step"], keep="last", ignore_index=True)
+
+
+class Unreadable(Exception):
+    """A file of a run cannot be read; the message names it."""
+
+
+def _events(path: Path) -> tuple[float, list[tuple[str, int, float, float]]]:
+    """When the file was begun, and its scalars (tag, step, value, wall time). Only `simple_value`, as torch writes."""
+    begun, rows = float("inf"), []
+    for record in _records(path):
+        try:
+            event = Event.FromString(record)
+        except DecodeError:
+            warnings.warn(f"{path}: a record cannot be decoded; read up to there", stacklevel=2)
+            break
+        begun = min(begun, event.wall_time)
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                rows.append((value.tag, event.step, value.simple_value, event.wall_time))
+    return begun, rows
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """The records of a TFRecord file: length (8 bytes), checksum (4), data, checksum (4). Checksums are not compared."""
+    data, at = path.read_bytes(), 0
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        if at + 16 + length > len(data):
+            break
+        yield data[at + 12 : at + 12 + length]
+        at += 16 + length
+    if at != len(data):
+        warnings.warn(f"{path}: truncated after byte {at}; read up to there", stacklevel=2)
+
+
+def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What could be read of a run folder, by file ("frames": the data tables), and what could not."""
+    readers: dict[str, Callable[[Path], Any]] = {
+        "done.json": _done,
+        "config.yaml": lambda path: _config(path, identity),
+        "provenance.json": _provenance,
+    }
+    for name, read in {"scalars": _scalars, "episodes": _episodes, "timing": _timing}.items():
+        readers[name] = lambda _, name=name, read=read: _tidy(name, read(folder), identity)
+    parts, faults = {}, []
+    for name, reader in readers.items():
+        try:
+            parts[name] = reader(folder / name)
+        except (Unreadable, AnalysisError, OSError, ValueError, KeyError, TypeError) as error:
+            faults.append(_fault(folder, name, error))
+    parts["frames"] = {name: parts.pop(name) for name in DATA[1:] if name in parts}
+    return parts, faults
+
+
+def _fault(folder: Path, name: str, error: Exception) -> str:
+    text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(f"{name}: {text}".replace(f"{folder}/", "").split())
+
+
+def _done(path: Path) -> dict[str, Any]:
+    done = json.loads(path.read_text())
+    if done["status"] not in ("finished", "failed"):
+        raise Unreadable(f"status {done['status']!r}, allowed are finished and failed")
+    numbers = {"steps": int, "seconds": float, "peak_memory_mb": float}
+    return {
+        "status": done["status"],
+        "reason": _text(done.get("reason")),
+        **{k: kind(done[k]) for k, kind in numbers.items()},
+    }
+
+
+def _config(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    config = yaml.safe_load(path.read_text())
+    for key, value in identity.items():
+        if config[key] != value:
+            raise Unreadable(f"{key} is {config[key]!r}, the grid says {value!r}")
+    shared = json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, default=str)
+    return {"profile": _text(config.get("profile")), "config_hash": hashlib.sha256(shared.encode()).hexdigest()[:12]}
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    provenance = json.loads(path.read_text())
+    dirty = provenance["git_dirty"]
+    texts = {key: _text(provenance.get(key)) for key in ("git_revision", "cpu", "started")}
+    return {**texts, "git_dirty": None if dirty is None else bool(dirty)}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _scalars(folder: Path) -> pd.DataFrame:
+    scalars = read_scalars(folder)
+    if scalars.empty:
+        raise Unreadable("no event file with a scalar")
+    return scalars.astype({"step": "int64"})
+
+
+def _episodes(folder: Path) -> pd.DataFrame:
+    frame = _parquet(folder / "episodes.parquet").rename(columns={"seed": "episode_seed"})
+    frame = frame.drop_duplicates(["step", "mode", "episode"], keep="last", ignore_index=True)
+    if set(frame["mode"]) != set(schema.MODES):
+        raise Unreadable(
+            f"episodes.parquet holds evaluation modes {sorted(set(frame['mode']))}, both of {list(schema.MODES)} are needed"
+        )
+    if not np.isfinite(frame["return"].to_numpy(float)).all():
+        raise Unreadable("episodes.parquet holds a return that is not finite")
+    return frame
+
+
+def _timing(folder: Path) -> pd.DataFrame:
+    frame = _parquet(folder / "timing.parquet")
+    if frame.empty:
+        raise Unreadable("timing.parquet holds no epoch")
+    return frame.drop_duplicates("step", keep="last", ignore_index=True)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
+        raise Unreadable(f"{path.name} cannot be read ({' '.join(str(error).split())[:100]})") from error
+
+
+def _tidy(name: str, frame: pd.DataFrame, identity: Mapping[str, Any]) -> pd.DataFrame:
+    """The frame as rows of table `name`; columns that the table does not know are left out."""
+    named = frame.assign(**{key: identity[key] for key in ("experiment", "task", "method", "seed")})
+    return schema.check(name, named[[column for column in named if column in schema.TABLES[name].names]])
+
+
+def _write(tables: Tables, out: Path) -> None:
+    for name in DATA:
+        write_table(name, getattr(tables, name), out)
+    (out / "grid.json").write_text(json.dumps(tables.grid, indent=1) + "\n")
+
+
+def write_table(name: str, frame: pd.DataFrame, out: Path) -> None:
+    """Writes a checked table to `out`/`name`.parquet; a reader never sees half a file."""
+    out.mkdir(parents=True, exist_ok=True)
+    half = out / f".{name}.parquet"
+    schema.check(name, frame).to_parquet(half, compression="zstd", index=False)
+    half.replace(out / f"{name}.parquet")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m analysis collect`."""
     parser.add_argument("--grid", type=Path, required=True, help="grid.json: the runs that were attempted")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders, e.g. results/runs")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tables, e.g. results/tables/demo/ppo")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of all run folders: results/runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """`python -m analysis collect`."""
-    collect(arguments.grid, arguments.runs, arguments.out)
+    tables = collect(arguments.grid, arguments.runs, arguments.out)
+    counts = tables.runs["status"].value_counts()
+    said = ", ".join(f"{counts.get(status, 0)} {status}" for status in schema.STATUSES)
+    print(f"{len(tables.runs)} runs attempted: {said}; tables in {arguments.out}")

@@ -17,13 +17,17 @@ class SchemaError(AnalysisError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `dtype` is str, int, float or bool; only a `nullable` column may hold empty cells."""
+    """One column: `dtype` is str, int, float or bool; only a `nullable` column may hold empty cells.
+
+    `allowed`: the values it may hold; empty: any.
+    """
 
     name: str
     dtype: str
     unit: str
     meaning: str
     nullable: bool = False
+    allowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,16 @@ METHOD = Column("method", "str", "-", "method, e.g. s2pg")
 SEED = Column("seed", "int", "-", "seed of the run")
 RUN = (EXPERIMENT, TASK, METHOD, SEED)
 STEP = Column("step", "int", "environment steps", "environment steps taken in training so far")
-MODE = Column("mode", "str", "-", "evaluation mode: `sample` (as in training) or `mean` (without noise)")
-SCORE = Column("score", "str", "-", "`final` (last tenth of the evaluations) or `area` (mean over the training steps)")
-STATUS = Column("status", "str", "-", "`finished`, `failed` (diverged, or its files cannot be read) or `missing`")
+MODES = ("sample", "mean")
+SCORES = ("final", "area")
+STATUSES = ("finished", "failed", "missing")
+MODE = Column("mode", "str", "-", "evaluation mode: `sample` (as in training) or `mean` (without noise)", allowed=MODES)
+SCORE = Column(
+    "score", "str", "-", "`final` (last tenth of the evaluations) or `area` (mean over training steps)", allowed=SCORES
+)
+STATUS = Column(
+    "status", "str", "-", "`finished`, `failed` (diverged, or its files cannot be read) or `missing`", allowed=STATUSES
+)
 COUNTS = (
     Column("attempted", "int", "runs", "runs of the grid behind this row (finished + failed + missing)"),
     Column("finished", "int", "runs", "of these, finished"),
@@ -129,7 +140,7 @@ TABLES: dict[str, Table] = {
             EXPERIMENT,
             Column("statistic", "str", "-", "which statistic (see below)"),
             MODE,
-            SCORE,
+            Column("score", "str", "-", "`final` or `area` as in `scores`; `curve` where x is a place on a curve"),
             Column("task", "str", "-", "task, or `all`"),
             METHOD,
             Column("versus", "str", "-", "the other method of a comparison; empty otherwise"),
@@ -204,6 +215,9 @@ def _check_column(name: str, column: Column, values: pd.Series) -> None:
         raise SchemaError(f"table {name}: column {column.name} should hold {column.dtype}, holds {values.dtype}")
     if not column.nullable and values.isna().any():
         raise SchemaError(f"table {name}: column {column.name} has {int(values.isna().sum())} empty cells")
+    strange = sorted(set(values.unique()) - set(column.allowed)) if column.allowed else []
+    if strange:
+        raise SchemaError(f"table {name}: column {column.name} holds {strange}, allowed are {list(column.allowed)}")
 
 
 def frame(name: str, rows: list[dict] | dict[str, object] | None = None) -> pd.DataFrame:
