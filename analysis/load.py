@@ -135,7 +135,7 @@ def read_scalars(folder: Path) -> pd.DataFrame:
 
 
 class Unreadable(Exception):
-    """A file of a run cannot be read; the message names it."""
+    """A file cannot be read; the message says why, the caller knows which."""
 
 
 def _events(path: Path) -> tuple[float, list[tuple[str, int, float, float]]]:
@@ -155,7 +155,7 @@ def _events(path: Path) -> tuple[float, list[tuple[str, int, float, float]]]:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord file: length (8 bytes), checksum (4), data, checksum (4). Checksums are not compared."""
+    """The records of a TFRecord file: length (8 bytes), checksum (4), data, checksum (4); checksums are not read."""
     data, at = path.read_bytes(), 0
     while at + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, at)
@@ -187,8 +187,9 @@ def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, An
 
 
 def _fault(folder: Path, name: str, error: Exception) -> str:
-    text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(f"{name}: {text}".replace(f"{folder}/", "").split())
+    file = {"scalars": "event files", "episodes": "episodes.parquet", "timing": "timing.parquet"}.get(name, name)
+    text = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+    return " ".join(f"{file}: {text}".replace(f"{folder}/", "").split())
 
 
 def _done(path: Path) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _text(value: object) -> str | None:
 def _scalars(folder: Path) -> pd.DataFrame:
     scalars = read_scalars(folder)
     if scalars.empty:
-        raise Unreadable("no event file with a scalar")
+        raise Unreadable("there is none with a scalar")
     return scalars.astype({"step": "int64"})
 
 
@@ -234,26 +235,26 @@ def _episodes(folder: Path) -> pd.DataFrame:
     frame = _parquet(folder / "episodes.parquet").rename(columns={"seed": "episode_seed"})
     frame = frame.drop_duplicates(["step", "mode", "episode"], keep="last", ignore_index=True)
     if set(frame["mode"]) != set(schema.MODES):
-        raise Unreadable(
-            f"episodes.parquet holds evaluation modes {sorted(set(frame['mode']))}, both of {list(schema.MODES)} are needed"
-        )
+        raise Unreadable(f"holds evaluation modes {sorted(set(frame['mode']))}, not both of {list(schema.MODES)}")
     if not np.isfinite(frame["return"].to_numpy(float)).all():
-        raise Unreadable("episodes.parquet holds a return that is not finite")
+        raise Unreadable("holds a return that is not finite")
     return frame
 
 
 def _timing(folder: Path) -> pd.DataFrame:
     frame = _parquet(folder / "timing.parquet")
     if frame.empty:
-        raise Unreadable("timing.parquet holds no epoch")
+        raise Unreadable("holds no epoch")
     return frame.drop_duplicates("step", keep="last", ignore_index=True)
 
 
 def _parquet(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise Unreadable("does not exist")
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
-        raise Unreadable(f"{path.name} cannot be read ({' '.join(str(error).split())[:100]})") from error
+        raise Unreadable(f"cannot be read ({' '.join(str(error).split())[:80]})") from error
 
 
 def _tidy(name: str, frame: pd.DataFrame, identity: Mapping[str, Any]) -> pd.DataFrame:
