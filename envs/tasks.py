@@ -92,16 +92,14 @@ def _pendulum(name: str) -> list[Task]:
     ]
 
 
+def _diagnostic(name: str, hidden: tuple[str, ...], **columns: Any) -> Task:
+    base, source = f"envs.diagnostics:{name}", "ours; optimum in closed form"
+    return Task(name, base, attrgetter("groups"), hidden, horizon=None, source=source, **columns)
+
+
 _DIAGNOSTICS = [
-    Task(
-        "CueRecall",
-        base="envs.diagnostics:CueRecall",
-        groups=attrgetter("groups"),
-        hidden=("cue",),
-        horizon=None,
-        source="ours; optimum in closed form",
-        blank_previous_action=True,
-    ),
+    _diagnostic("CueRecall", ("cue",), blank_previous_action=True),
+    _diagnostic("LinearGaussian", ("system_state", "time")),
 ]
 
 TASKS: dict[str, Task] = {
