@@ -1,0 +1,56 @@
+"""Interquartile mean of the normalised return over all tasks, against environment steps and against training time."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.figures.common import Tidy, curve, empty, legend, panels, seconds_axis, steps_axis
+
+NORMALISED = "normalised return\n(random policy 0, oracle 1)"
+_NONE = "No normalised returns: they need finished runs of the random policy and of the oracle on the same tasks."
+
+CAPTION_STEPS = (
+    "Interquartile mean over all runs and tasks of the normalised evaluation return ({mode}) against environment "
+    "steps; bands are 95 % stratified bootstrap intervals. On each task 0 is the random policy and 1 the oracle's "
+    "final return; a failed run counts as 0. {counts}"
+)
+CAPTION_SECONDS = (
+    "The same returns against training time (environment, acting and learning; evaluation not counted): what a "
+    "method buys for its time. A curve ends where the fastest runs of its method end. {counts}"
+)
+
+
+def over_steps(data: Tidy) -> Figure:
+    """Sample efficiency."""
+    return _draw(data, "iqm_over_steps")
+
+
+def over_seconds(data: Tidy) -> Figure:
+    """Time efficiency."""
+    return _draw(data, "iqm_over_seconds")
+
+
+def _draw(data: Tidy, statistic: str) -> Figure:
+    rows = data.pick(statistic)
+    rows = rows[rows["method"] != "random"]
+    if rows.empty:
+        return empty(_NONE)
+    fig, (ax,) = panels(1, width=6.4, height=3.9)
+    for anchor in (0, 1):
+        ax.axhline(anchor, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    for method in style.order_methods(rows["method"])[::-1]:
+        curve(ax, rows[rows["method"] == method], method)
+    ax.set_ylabel(NORMALISED)
+    ax.set_ylim(*_limits(rows["estimate"].to_numpy(float)))
+    seconds_axis(ax, float(rows["x"].max())) if statistic.endswith("seconds") else steps_axis(ax)
+    legend(fig, data, rows["method"])
+    return fig
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """From the lowest curve to the highest, anchors included, with room; one wide band may not flatten the rest."""
+    low, high = min(values.min(), 0.0), max(values.max(), 1.0)
+    room = 0.12 * (high - low)
+    return low - room, high + room
