@@ -20,7 +20,7 @@ import difflib
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -243,11 +243,15 @@ def tasks() -> list[str]:
     return _load(config_dir() / "tasks.yaml", "tasks.yaml")
 
 
+def profiles(algorithm: str) -> list[str]:
+    """Names of the sets of hyperparameters that an algorithm has."""
+    return list(_load(config_dir() / "hparams" / f"{algorithm}.yaml", "hparams.yaml"))
+
+
 def hparams(algorithm: str, profile: str, method: str, task: str) -> dict[str, Any]:
     """Hyperparameters of a profile: its `base`, then every rule that matches method and task, the later one winning."""
     path = config_dir() / "hparams" / f"{algorithm}.yaml"
-    profiles = _load(path, "hparams.yaml")
-    chosen = profiles[_choose("profile", profile, profiles, path)]
+    chosen = _load(path, "hparams.yaml")[_choose("profile", profile, profiles(algorithm), path)]
     for index, rule in enumerate(chosen["rules"]):
         _check_rule(rule, f"{path}: {profile}.rules.{index}")
     matching = (r["values"] for r in chosen["rules"] if _matches(r, method, task))
@@ -314,6 +318,7 @@ def workflow_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]
 
 def _check_names(spec: Mapping[str, Any], path: Path) -> None:
     """Names in an experiment file exist, and the anchors of normalisation are part of every grid."""
+    _choose("profile", spec["profile"], profiles(spec["algorithm"]), path)
     known, used = methods(), set()
     for name, scale in spec["scales"].items():
         for key, allowed in (("tasks", tasks()), ("methods", known)):
@@ -435,13 +440,16 @@ def _explain(error: jsonschema.ValidationError) -> str:
 
 def _construct(cls: type, raw: Mapping[str, Any], source: str | Path | None = None) -> Any:
     """A dataclass from a checked mapping: whole numbers become floats where declared so, lists become tuples."""
-    casts = {"int": int, "float": float, "float | None": lambda v: None if v is None else float(v)}
+    casts: dict[Any, Callable] = {
+        "int": int,
+        "float": float,
+        "float | None": lambda value: None if value is None else float(value),
+        "tuple[int, ...]": lambda value: tuple(map(int, value)),
+        "tuple[str, ...]": tuple,
+    }
     try:
-        return cls(**{
-            f.name: tuple(raw[f.name]) if f.type.startswith("tuple") else casts.get(f.type, lambda v: v)(raw[f.name])
-            for f in dataclasses.fields(cls)
-            if f.name in raw
-        })
+        given = [f for f in dataclasses.fields(cls) if f.name in raw]
+        return cls(**{f.name: casts.get(f.type, lambda v: v)(raw[f.name]) for f in given})
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}" if source else str(error)) from None
 

@@ -1,0 +1,320 @@
+"""The configuration: mistakes are named, profile `reference` is the reference, and every run of every grid resolves."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from s2pg.config import (
+    ROOT,
+    ConfigError,
+    MethodConfig,
+    PPOConfig,
+    RunConfig,
+    config_dir,
+    list_experiments,
+    load_experiment,
+    methods,
+    parse_overrides,
+    resolve,
+    tasks,
+    workflow_settings,
+)
+
+REFERENCE = yaml.safe_load((ROOT / "tests/data/reference_ppo.yaml").read_text())
+SMALL = "experiments/ppo_small.yaml"
+SCALES = ["smoke", "demo", "lite", "paper"]
+SOURCE = re.compile(
+    r"# (ours: \S.{2,}|experiments/01_Reinforcement_Learning/"
+    r"(\*|01_BPTT|02_RS|03_Window|04_Vanilla|05_Oracle)/01_POMDP( \(.+\))?)$"
+)
+
+Edit = Callable[[str, str, str], Path]
+
+
+@pytest.fixture
+def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
+    """Change one piece of text in a copy of the configuration that the functions under test then read."""
+    folder = tmp_path / "config"
+    shutil.copytree(ROOT / "workflow/config", folder)
+    monkeypatch.setenv("S2PG_CONFIG", str(folder))
+
+    def change(name: str, old: str, new: str) -> Path:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+        return folder / name
+
+    return change
+
+
+def example(method: str = "s2pg") -> RunConfig:
+    return resolve("ppo_small", "HopperV", method, 3, "demo")
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "key", "hint"),
+    [
+        (SMALL, "profile: matched", "profil: matched", "'profil'", "did you mean 'profile'?"),
+        (SMALL, "epochs: 2", "epoch: 2", "scales.smoke", "did you mean 'epochs'?"),
+        (SMALL, "    seeds: 2", "    seeds: 0", "scales.smoke.seeds", "minimum of 1"),
+        (SMALL, "PendulumV", "PendulmV", "scales.smoke.tasks", "did you mean 'PendulumV'?"),
+        (SMALL, "window5, bptt5,", "window5, btt5,", "scales.smoke.methods", "did you mean 'bptt5'?"),
+        (SMALL, "b: none", "b: nose", "claims.oracle_above_none.rule.b", "did you mean 'none'?"),
+        (SMALL, "iqm_difference", "iqm_diference", "claims.0.rule.statistic", "'iqm_difference'?"),
+        (SMALL, "passes: 2", "pases: 2", "scales.smoke.overrides.hparams", "mean 'passes'?"),
+        (SMALL, "profile: matched", "profile: machted", "profile", "did you mean 'matched'?"),
+        (SMALL, "mode: mean", "mode: mean\nmode: mean", "'mode'", "given twice"),
+        (SMALL, "name: ppo_small", "name: ppo_smal", "name", "did you mean 'ppo_small'?"),
+        ("methods.yaml", "kind: window", "kind: windw", "window5.kind", "did you mean 'window'?"),
+        ("methods.yaml", "context: 1, decides: true", "context: 5, decides: true", "s2pg", "needs kind recurrent"),
+        ("hparams/ppo.yaml", "gamma: 0.99", "gama: 0.99", "reference.base", "did you mean 'gamma'?"),
+        ("hparams/ppo.yaml", "gamma: 0.99", "gamma: 1.99", "reference.base.gamma", "maximum of 1"),
+        ("hparams/ppo.yaml", "    gamma: 0.99", "    # gamma", "matched.base", "'gamma' is a required property"),
+        ("hparams/ppo.yaml", '["bptt*", s2pg]', '["bppt*", s2pg]', "matched.rules.0.methods", "unknown 'bppt*'"),
+    ],
+)
+def test_a_mistake_in_a_file_is_an_error_that_names_file_key_and_remedy(
+    edit: Edit, name: str, old: str, new: str, key: str, hint: str
+) -> None:
+    if key == "matched.base":  # leave the other profile alone
+        edit(name, old, "    gamma: 0.5")
+    path = edit(name, old, new)
+    with pytest.raises(ConfigError) as error:
+        example()
+    assert str(path) in str(error.value)
+    assert key in str(error.value)
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize("anchor", ["random", "oracle"])
+def test_a_grid_without_an_anchor_of_normalisation_is_an_error(edit: Edit, anchor: str) -> None:
+    edit(SMALL, "methods: [random, none, oracle,", f"methods: [none, {'random' if anchor == 'oracle' else 'oracle'},")
+    with pytest.raises(ConfigError, match=rf"scales\.smoke\.methods: the anchors \['{anchor}'\]"):
+        load_experiment("ppo_small")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"experiment": "ppo_smal"}, "experiment: unknown 'ppo_smal'; allowed: .*did you mean 'ppo_small'"),
+        ({"task": "HoperV"}, r"ppo_small\.yaml: task: unknown 'HoperV'; allowed: HopperV, .*did you mean 'HopperV'"),
+        ({"method": "s2p"}, r"ppo_small\.yaml: method: unknown 's2p'; allowed: .*did you mean 's2pg'"),
+        ({"scale": "dem"}, r"ppo_small\.yaml: scale: unknown 'dem'; allowed: demo, lite, paper, smoke; did you mean"),
+        ({"seed": -1}, "seed: -1 is less than the minimum of 0"),
+        ({"overrides": {"hparam": {}}}, "overrides: unknown key 'hparam'; allowed: .*did you mean 'hparams'"),
+    ],
+)
+def test_a_run_that_does_not_exist_is_an_error_with_the_allowed_values(wrong: dict, message: str) -> None:
+    right = {"experiment": "ppo_small", "task": "HopperV", "method": "s2pg", "seed": 0, "scale": "demo"}
+    with pytest.raises(ConfigError, match=message):
+        resolve(**{**right, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("hparams.clipp=0.1", "overrides: hparams: unknown key 'clipp'; allowed: .*did you mean 'clip'"),
+        ("hparams.clip=a", "overrides: hparams.clip: 'a' is not of type 'number'"),
+        ("hparams.clip", "'hparams.clip' is not of the form key=value"),
+        ("seed=4", "unknown key 'seed'; allowed: device, epochs"),
+        ("hparams.clip=[", "overrides: hparams.clip: not YAML"),
+    ],
+)
+def test_a_mistake_in_an_override_is_named(pair: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_overrides([pair])
+
+
+@pytest.mark.parametrize("key", ["epochs", "hparams.rollout", "memory.kind"])
+def test_a_run_configuration_that_lacks_a_key_is_an_error_that_names_it(key: str) -> None:
+    raw = example().to_dict()
+    part = raw if "." not in key else raw[key.split(".")[0]]
+    del part[key.split(".")[-1]]
+    with pytest.raises(ConfigError, match=rf"old/config\.yaml: .*'{key.split('.')[-1]}' is a required property"):
+        RunConfig.from_dict(raw, "old/config.yaml")
+
+
+def test_a_run_configuration_with_an_unknown_key_is_an_error_that_names_it() -> None:
+    with pytest.raises(ConfigError, match=r"old/config\.yaml: unknown key 'epoch'; .*did you mean 'epochs'"):
+        RunConfig.from_dict({**example().to_dict(), "epoch": 1}, "old/config.yaml")
+
+
+def test_steps_that_do_not_fit_together_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="steps_per_epoch: 3000 is not a multiple of hparams.rollout: 2048"):
+        replace(example(), steps_per_epoch=3000)
+    with pytest.raises(ConfigError, match="hparams.rollout: 2048 is not a multiple of hparams.num_envs: 3"):
+        replace(example(), hparams=replace(example().hparams, num_envs=3))
+
+
+def test_a_missing_configuration_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S2PG_CONFIG", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"nowhere/methods\.yaml: cannot be read"):
+        methods()
+
+
+# --- the reference's values ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", REFERENCE["runs"], ids=lambda row: f"{row['method']}-{row['task']}")
+def test_profile_reference_is_the_reference(row: dict) -> None:
+    run = resolve("ppo_pomdp", row["task"], row["method"], 0, "paper").to_dict()
+    values = {key: value for key, value in row.items() if key not in {"task", "method"}}
+    expected = {**REFERENCE["shared"], **REFERENCE["networks"][row["method"]], **values}
+    assert {key: run["hparams"][key] for key in expected} == expected
+
+
+def test_paper_scale_is_the_schedule_of_the_reference() -> None:
+    scale = load_experiment("ppo_pomdp").scale("paper")
+    assert {key: getattr(scale, key) for key in REFERENCE["schedule"]} == REFERENCE["schedule"]
+    assert {(r["method"], r["task"]) for r in REFERENCE["runs"]} <= {(m, t) for m in scale.methods for t in scale.tasks}
+
+
+@pytest.mark.parametrize("task", ["HopperV", "HumanoidV"])
+@pytest.mark.parametrize("method", ["bptt32_all", "bptt_full"])
+def test_methods_unknown_to_the_reference_differ_from_bptt32_in_the_minibatch_only(method: str, task: str) -> None:
+    ours, theirs = (resolve("ppo_pomdp", task, m, 0, "paper").hparams for m in (method, "bptt32"))
+    assert ours == replace(theirs, minibatch=256)
+
+
+def test_profile_matched_differs_between_memories_in_the_shape_of_the_networks_only() -> None:
+    shape = {"policy_head": (), "value_head": (), "policy_gain": 1.0, "value_gain": 1.0}
+    assert len({replace(example(m).hparams, **shape) for m in load_experiment("ppo_small").methods}) == 1
+
+
+def test_every_hyperparameter_names_its_source() -> None:
+    text = (config_dir() / "hparams/ppo.yaml").read_text()
+    names = "|".join(f.name for f in fields(PPOConfig))
+    lines = [line for line in text.splitlines() if re.match(rf"\s+({names}):", line)]
+    profiles = yaml.safe_load(text).values()
+    values = sum(len(p["base"]) + sum(len(rule["values"]) for rule in p["rules"]) for p in profiles)
+    assert len(lines) == values  # one value per line, so that none hides behind another's source
+    assert [line for line in lines if not SOURCE.search(line)] == []
+
+
+# --- grids -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", list_experiments())
+def test_every_run_of_every_experiment_resolves_to_itself(experiment: str, scale: str) -> None:
+    runs = load_experiment(experiment).runs(scale, seeds=[0, 7])
+    assert runs
+    assert [resolve(r.experiment, r.task, r.method, r.seed, r.scale).id for r in runs] == runs
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", list_experiments())
+def test_no_run_is_in_a_grid_twice_and_both_anchors_are_in_it(experiment: str, scale: str) -> None:
+    spec = load_experiment(experiment)
+    runs = spec.runs(scale)
+    assert len(set(runs)) == len(runs) == len({run.folder for run in runs})
+    for task in spec.scale(scale).tasks:
+        for anchor in ("random", "oracle"):
+            assert sum((run.task, run.method) == (task, anchor) for run in runs) == spec.scale(scale).seeds
+
+
+def test_seeds_can_be_chosen() -> None:
+    spec = load_experiment("ppo_small")
+    assert {run.seed for run in spec.runs("demo", seeds=2)} == {0, 1}
+    assert {run.seed for run in spec.runs("demo", seeds=[4])} == {4}
+
+
+def test_every_claim_compares_methods_of_the_demo_and_has_an_id_of_its_own() -> None:
+    for spec in map(load_experiment, list_experiments()):
+        compared = {claim["rule"][key] for claim in spec.claims for key in ("a", "b") if key in claim["rule"]}
+        assert compared <= set(spec.scale("demo").methods)
+        assert len({claim["id"] for claim in spec.claims}) == len(spec.claims)
+
+
+def test_the_methods_are_the_lattice_of_the_design() -> None:
+    table = methods()
+    memories = ["window5", "window32", "bptt5", "bptt32", "bptt32_all", "bptt_full", "s2pg"]
+    assert list(table) == ["random", "none", "oracle", *memories]
+    assert table["s2pg"] == replace(table["bptt5"], context=1, decides=True)  # the idea of the suite
+    assert table["oracle"] == replace(table["none"], sight="oracle")
+    assert table["bptt_full"] == replace(table["bptt32_all"], context=None)
+    assert all(name.endswith(str(m.context)) for name, m in table.items() if name in {"bptt5", "bptt32", "window5"})
+
+
+def test_the_tasks_are_those_of_the_environments() -> None:
+    pytest.importorskip("gymnasium")
+    from envs.tasks import TASKS
+
+    assert sorted(tasks()) == sorted(TASKS)
+
+
+# --- files and types -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["s2pg", "bptt_full", "none"])
+def test_a_run_configuration_survives_a_round_trip_through_yaml(method: str, tmp_path: Path) -> None:
+    run = replace(example(method), task_options={"delay": 3})
+    (tmp_path / "config.yaml").write_text(run.to_yaml())
+    assert RunConfig.load(tmp_path / "config.yaml") == RunConfig.from_dict(run.to_dict()) == run
+
+
+def test_numbers_have_their_declared_types() -> None:
+    run = resolve("ppo_small", "HopperV", "s2pg", 0, "demo", parse_overrides(["hparams.clip=1", "hparams.passes=4.0"]))
+    assert type(run.hparams.clip) is float
+    assert type(run.hparams.passes) is int
+
+
+def test_overrides_reach_the_run_and_win() -> None:
+    pairs = ["hparams.lr_policy=1e-3", "hparams.policy_head=[8]", "epochs=1", "memory.cell=lstm", "task_options.x=2"]
+    run, plain = resolve("ppo_small", "HopperV", "s2pg", 3, "demo", parse_overrides(pairs)), example()
+    assert run == replace(
+        plain,
+        epochs=1,
+        memory=replace(plain.memory, cell="lstm"),
+        hparams=replace(plain.hparams, lr_policy=0.001, policy_head=(8,)),
+        task_options={"x": 2},
+    )
+
+
+def test_overrides_of_a_scale_reach_its_runs_only() -> None:
+    rollout = load_experiment("ppo_pomdp").scale("smoke").overrides["hparams"]["rollout"]
+    assert resolve("ppo_pomdp", "HopperV", "s2pg", 0, "smoke").hparams.rollout == rollout != 2000
+    assert resolve("ppo_pomdp", "HopperV", "s2pg", 0, "demo").hparams.rollout == 2000
+
+
+def test_a_later_rule_wins(edit: Edit) -> None:
+    edit("hparams/ppo.yaml", "value_gain: 1.0 # ours: as the reference's recurrent critics", "policy_gain: 0.5")
+    assert example("bptt5").hparams.policy_gain == 0.5
+    assert example("s2pg").hparams.policy_gain == 0.05
+
+
+def test_an_edited_file_is_read_again(edit: Edit) -> None:
+    title = load_experiment("ppo_small").title
+    edit(SMALL, "title: ", "title: New ")
+    assert load_experiment("ppo_small").title == f"New {title}"
+
+
+def test_schema_and_dataclasses_have_the_same_keys() -> None:
+    schema = yaml.safe_load((ROOT / "workflow/config/schema/run.yaml").read_text())
+    parts = {"memory": MethodConfig, "ppo": PPOConfig}
+    keys = {name: {f.name for f in fields(cls)} for name, cls in parts.items()}
+    assert {name: set(schema["$defs"][name]["properties"]) for name in parts} == keys
+    assert set(schema["properties"]["memory"]["required"]) == keys["memory"]
+    assert set(schema["properties"]["hparams"]["required"]) == keys["ppo"]
+    assert set(schema["properties"]) == set(schema["required"]) == {f.name for f in fields(RunConfig)}
+
+
+def test_workflow_settings_are_the_defaults_updated_and_checked() -> None:
+    assert workflow_settings()["scale"] == "demo"
+    assert workflow_settings({"experiments": "ppo_small"})["experiments"] == ["ppo_small"]
+    with pytest.raises(ConfigError, match="unknown key 'scal'; allowed: experiments, results, scale; did you mean"):
+        workflow_settings({"scal": "paper"})
+    with pytest.raises(ConfigError, match="scale: unknown 'papr'; allowed: .*did you mean 'paper'"):
+        workflow_settings({"scale": "papr"})
+    with pytest.raises(ConfigError, match="experiments: unknown 'ppo'"):
+        workflow_settings({"experiments": ["ppo"]})
