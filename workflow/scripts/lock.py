@@ -1,6 +1,6 @@
 """Write `requirements.lock` and `environment.yml` from the packages installed beside this interpreter.
 
-    python -m workflow.scripts.lock
+python -m workflow.scripts.lock
 """
 
 from __future__ import annotations

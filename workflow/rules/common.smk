@@ -1,0 +1,65 @@
+# Settings, and the questions that the rules ask about the grid. Of the suite, only s2pg.config is imported here: it
+# needs no torch, and Snakemake reads these files again for every job on a cluster.
+import functools
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from s2pg.config import list_experiments, load_experiment, resolve, workflow_settings
+
+SETTINGS = workflow_settings(config)
+SCALE = SETTINGS["scale"]
+EXPERIMENTS = {name: load_experiment(name) for name in list_experiments()}
+CHOSEN = SETTINGS["experiments"]
+
+# What `python -m analysis` makes of every experiment; a test holds the lists equal to its own.
+FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
+    profiles timing learning_curves_other_mode ppo_action ppo_memory""".split()
+TABLES = ["final"]
+
+# Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def done(experiment: str, scale: str) -> list[str]:
+    """The `done.json` of every run of an experiment at a scale."""
+    return [f"<results>/{run.folder}/done.json" for run in EXPERIMENTS[experiment].runs(scale)]
+
+
+@functools.cache
+def fingerprint(experiment: str, task: str, method: str, scale: str) -> str:
+    """Changes when a run would: of everything in its configuration but the seed. Claims and plots are not in it."""
+    run = resolve(experiment, task, method, 0, scale).to_dict()
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def minutes(wildcards, attempt: int) -> int:
+    """Time limit of a training job; each retry gets twice the time and goes on from the checkpoint."""
+    return EXPERIMENTS[wildcards.experiment].resources["minutes"][wildcards.scale] * 2 ** (attempt - 1)
+
+
+def megabytes(wildcards, attempt: int) -> int:
+    """Memory limit of a training job; each retry gets half as much again."""
+    return EXPERIMENTS[wildcards.experiment].resources["memory_mb"] * (1 + attempt) // 2
+
+
+def cores(wildcards) -> int:
+    """Cores of a training job."""
+    return EXPERIMENTS[wildcards.experiment].resources["cores"]
+
+
+def one_of(names) -> str:
+    """A pattern for a wildcard that may only be one of these names."""
+    return "|".join(names)
+
+
+def sources(*patterns: str) -> list[str]:
+    """Program text that a result depends on: editing it makes the result again."""
+    return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
+
+
+def of_chosen(patterns) -> list[str]:
+    """Paths of every chosen experiment at the chosen scale."""
+    return expand(patterns, scale=SCALE, experiment=CHOSEN)

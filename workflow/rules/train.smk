@@ -1,0 +1,21 @@
+# One job per run. The only declared output is done.json, written last: Snakemake deletes the declared outputs of a job
+# that it starts again, and the checkpoint beside it must survive that.
+rule train:
+    output:
+        "<results>/runs/{scale}/{experiment}/{task}/{method}/seed_{seed}/done.json",
+    log:
+        "<results>/logs/{scale}/{experiment}/{task}/{method}/seed_{seed}.log",
+    conda:
+        "../../environment.yml"
+    threads: cores
+    resources:
+        mem_mb=megabytes,
+        runtime=minutes,
+    params:
+        folder=subpath(output[0], parent=True),
+        config=lambda w: fingerprint(w.experiment, w.task, w.method, w.scale),
+    message:
+        "Training {wildcards.method} on {wildcards.task}, seed {wildcards.seed}"
+    shell:
+        "python -m s2pg.cli train --experiment {wildcards.experiment} --task {wildcards.task} --method {wildcards.method}"
+        " --seed {wildcards.seed} --scale {wildcards.scale} --out {params.folder} > {log} 2>&1"

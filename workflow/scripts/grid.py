@@ -1,0 +1,33 @@
+"""Print the attempted runs of an experiment at a scale, with the experiment file, as JSON.
+
+    python -m workflow.scripts.grid EXPERIMENT SCALE
+
+What is compared is fixed here, from the experiment file, and not by what happens to lie on disk: a run that left
+nothing behind is counted as missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from s2pg.config import ConfigError, load_experiment
+
+
+def grid(name: str, scale: str) -> dict[str, Any]:
+    """`{"experiment", "scale", "runs": [{"task", "method", "seed"}, ...], "spec": the experiment file}`."""
+    experiment = load_experiment(name)
+    runs = [{"task": run.task, "method": run.method, "seed": run.seed} for run in experiment.runs(scale)]
+    return {"experiment": name, "scale": scale, "runs": runs, "spec": experiment.spec}
+
+
+def main() -> None:
+    try:
+        print(json.dumps(grid(*sys.argv[1:]), indent=1))
+    except ConfigError as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()
