@@ -414,6 +414,10 @@ def _load_once(path: Path, schema: str, stamp: int) -> Any:
 @functools.lru_cache(maxsize=16)
 def _validator(schema: str) -> jsonschema.Draft202012Validator:
     files = {path.name: _parse(_text(path), path) for path in SCHEMAS.glob("*.yaml")}
+    if not files:
+        raise ConfigError(
+            f"{SCHEMAS}: no schemas there; install from a clone of the repository with `pip install -e .`"
+        )
     make = referencing.jsonschema.DRAFT202012.create_resource
     registry = referencing.Registry().with_resources((name, make(text)) for name, text in files.items())
     return jsonschema.Draft202012Validator({"$ref": schema}, registry=registry)
