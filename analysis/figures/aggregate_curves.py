@@ -37,15 +37,15 @@ def _draw(data: Tidy, statistic: str) -> Figure:
     rows = rows[rows["method"] != "random"]
     if rows.empty:
         return empty(_NONE)
-    fig, (ax,) = panels(1, width=6.4, height=3.9)
+    fig, (ax,) = panels(1, width=8.2, height=3.9)
     for anchor in (0, 1):
         ax.axhline(anchor, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     for method in style.order_methods(rows["method"])[::-1]:
         curve(ax, rows[rows["method"] == method], method)
     ax.set_ylabel(NORMALISED)
     ax.set_ylim(*_limits(rows["estimate"].to_numpy(float)))
-    seconds_axis(ax, float(rows["x"].max())) if statistic.endswith("seconds") else steps_axis(ax)
-    legend(fig, data, rows["method"])
+    seconds_axis(ax, list(rows.groupby("method")["x"].max())) if statistic.endswith("seconds") else steps_axis(ax)
+    legend(fig, data, rows["method"], beside=True)
     return fig
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis import schema, style
 from analysis.errors import AnalysisError
@@ -91,10 +91,11 @@ class Tidy:
         split = ", ".join(f"{status.get(state, 0)} {state}" for state in ("finished", "failed", "missing"))
         return f"{span} seed{'' if span == '1' else 's'} per task and method; {len(self.runs)} runs attempted: {split}."
 
-    def failed(self, method: str, task: str | None = None) -> int:
-        """Number of runs of a method (on a task) that did not finish."""
-        runs = self.runs[(self.runs["method"] == method) & (self.runs["status"] != "finished")]
-        return len(runs if task is None else runs[runs["task"] == task])
+    def legend_label(self, method: str) -> str:
+        """Display name of a method, with the number of its runs that failed or are missing."""
+        status = self.runs.loc[self.runs["method"] == method, "status"].value_counts()
+        lost = [f"{status[state]} {state}" for state in ("failed", "missing") if status.get(state, 0)]
+        return style.label(method) + (f" ({', '.join(lost)})" if lost else "")
 
 
 def panels(count: int, across: int = 3, width: float = 3.5, height: float = 2.7) -> tuple[Figure, list[Axes]]:
@@ -158,19 +159,37 @@ def short(value: float, _: object = None) -> str:
     return f"{value:.4g}"
 
 
+def _from_zero(ax: Axes) -> None:
+    """The x axis starts where training does and leaves a little room behind the last point."""
+    ax.set_xlim(0, max(1.04 * ax.dataLim.x1, 1e-9))
+
+
 def steps_axis(ax: Axes) -> None:
     """The x axis counts environment steps."""
+    _from_zero(ax)
     ax.set_xlabel("environment steps")
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(short))
 
 
-def seconds_axis(ax: Axes, longest: float) -> None:
-    """The x axis is training time, in the largest unit of which the longest run needs at least three."""
+def seconds_axis(ax: Axes, seconds: Sequence[float]) -> None:
+    """The x axis is training time; logarithmic if the methods' durations differ by more than a factor of four.
+
+    Args:
+        ax: whose x axis is formatted.
+        seconds: how long each method trained.
+    """
+    longest, shortest = max(seconds), min(seconds)
     unit, size = next(((u, s) for u, s in (("h", 3600.0), ("min", 60.0)) if longest >= 3 * s), ("s", 1.0))
-    ax.set_xlabel(f"training time ({unit}, evaluation not counted)")
-    ax.xaxis.set_major_locator(SecondsLocator(size))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / size:g}"))
+    if wide := longest > 4 * shortest > 0:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogSecondsLocator(size))
+        ax.xaxis.set_minor_locator(NullLocator())
+    else:
+        _from_zero(ax)
+        ax.xaxis.set_major_locator(SecondsLocator(size))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / size:.3g}"))
+    ax.set_xlabel(f"training time ({unit}{', log scale' if wide else ''})")
 
 
 class SecondsLocator(MaxNLocator):
@@ -185,13 +204,30 @@ class SecondsLocator(MaxNLocator):
         return np.asarray(super().tick_values(vmin / self._size, vmax / self._size)) * self._size
 
 
-def legend(fig: Figure, data: Tidy, methods: Iterable[str]) -> None:
-    """One legend below all panels; a method with runs that did not finish says so."""
+class LogSecondsLocator(LogLocator):
+    """Ticks at 1, 2, 5, 10, ... of a unit of `size` seconds on a logarithmic axis in seconds."""
+
+    def __init__(self, size: float):
+        super().__init__(subs=(1.0, 2.0, 5.0), numticks=12)
+        self._size = size
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        """Ticks in seconds."""
+        ticks = np.asarray(super().tick_values(vmin / self._size, vmax / self._size)) * self._size
+        inside = ticks[(ticks >= vmin) & (ticks <= vmax)]
+        return inside if len(inside) <= 7 else inside[::2]
+
+
+def legend(fig: Figure, data: Tidy, methods: Iterable[str], beside: bool = False) -> None:
+    """One legend below all panels, or beside the only one; a method with lost runs says so."""
     methods = style.order_methods(methods)
     if not methods:
         return
     handles = [Line2D([], [], **style.look(m).plot) for m in methods]
-    names = [style.label(m) + (f" ({n} of its runs failed)" if (n := data.failed(m)) else "") for m in methods]
+    names = [data.legend_label(m) for m in methods]
+    if beside:
+        fig.legend(handles, names, loc="outside right center", handlelength=3)
+        return
     fits = max(1, int(fig.get_figwidth() * 11 // (max(map(len, names)) + 8)))
     rows = -(-len(methods) // fits)
     fig.legend(handles, names, loc="outside lower center", ncols=-(-len(methods) // rows), handlelength=3)
@@ -215,10 +251,12 @@ def method_axis(ax: Axes, methods: Sequence[str], labels: bool = True) -> None:
     ax.set_yticks(range(len(methods)), [style.label(m) for m in methods] if labels else [""] * len(methods))
     ax.set_ylim(len(methods) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
 
 
 def interval(ax: Axes, row: int, low: float, high: float, estimate: float, method: str) -> None:
     """A horizontal bar for the interval with the estimate marked on it."""
     look = style.look(method)
+    ax.use_sticky_edges = False
     ax.barh(row, high - low, left=low, height=0.55, color=look.colour, alpha=0.35, linewidth=0, zorder=2)
     ax.plot([estimate] * 2, [row - 0.28, row + 0.28], color=look.colour, linewidth=2.6, solid_capstyle="butt", zorder=3)

@@ -53,12 +53,15 @@ def _draw(data: Tidy, group: str) -> Figure:
     tasks = [task for task in data.tasks if (rows["task"] == task).any()]
     if rows.empty:
         return empty(f"The runs logged no diagnostics of the {group} group.")
-    fig, axes = panels(len(tags) * len(tasks), across=len(tasks), width=3.1, height=1.55)
+    width = min(max(2.3, 9.5 / len(tasks)), 4.5)
+    fig, axes = panels(len(tags) * len(tasks), across=len(tasks), width=width, height=1.55)
     for i, (tag, name) in enumerate(tags.items()):
         for j, task in enumerate(tasks):
             ax = axes[i * len(tasks) + j]
             _panel(ax, rows[(rows["tag"] == tag) & (rows["task"] == task)], band=group == "memory")
-            ax.set(title=style.task_label(task) if i == 0 else "", ylabel=name if j == 0 else "")
+            if tag == "value/explained_variance":  # starts far below zero, and that is not the point
+                ax.set_ylim(bottom=max(ax.get_ylim()[0], -0.5))
+            ax.set(title=style.task_label(task).replace(" (", "\n(") if i == 0 else "", ylabel=name if j == 0 else "")
             if i < len(tags) - 1:
                 ax.set(xlabel="", xticklabels=[])
     legend(fig, data, rows["method"])
@@ -66,20 +69,12 @@ def _draw(data: Tidy, group: str) -> Figure:
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, band: bool) -> None:
-    steps_axis(ax)
     for method in style.order_methods(rows["method"])[::-1]:
         seeds = rows[rows["method"] == method].groupby("step")["value"]
         middle = seeds.median()
         look = style.look(method)
-        dot = look.marker if len(middle) == 1 else None
+        dot = look.marker if len(middle) <= 3 else None
         ax.plot(middle.index, middle, color=look.colour, linestyle=look.line, marker=dot, linewidth=1.4)
         if band:
             ax.fill_between(middle.index, seeds.min(), seeds.max(), color=look.colour, alpha=0.15, linewidth=0)
-    ax.margins(x=0.02)
-    _limits(ax, rows)
-
-
-def _limits(ax: Axes, rows: pd.DataFrame) -> None:
-    """Most of the values fill the panel: explained variance starts far below zero, and that is not the point."""
-    if rows["tag"].iloc[0] == "value/explained_variance" if len(rows) else False:
-        ax.set_ylim(-0.55, 1.05)
+    steps_axis(ax)

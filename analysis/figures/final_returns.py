@@ -39,6 +39,7 @@ def _panel(ax: Axes, data: Tidy, task: str, labels: bool) -> None:
         _dots(ax, data.methods.index(method), runs, style.look(method).colour)
     method_axis(ax, data.methods, labels)
     ax.set_xlabel("final episode return")
+    ax.margins(x=0.06)
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.xaxis.set_major_formatter(FuncFormatter(short))
 

@@ -27,10 +27,11 @@ def draw(data: Tidy) -> Figure:
         return empty(_NONE)
     fig, axes = panels(len(METRICS), across=4, width=2.5, height=0.9 + 0.3 * len(methods))
     for ax, (metric, frame) in zip(axes, rows.items(), strict=True):
-        ax.set_title(METRICS[metric] + (" (less is better)" if metric == "optimality_gap" else ""))
+        ax.set_title(METRICS[metric] + (" ↓" if metric == "optimality_gap" else " ↑"))
         for row in frame.itertuples():
             interval(ax, methods.index(row.method), row.low, row.high, row.estimate, row.method)
         method_axis(ax, methods, labels=ax is axes[0])
+        ax.margins(x=0.06)
         ax.xaxis.set_major_locator(MaxNLocator(4))
     fig.supxlabel("normalised final score (random policy 0, oracle 1)", fontsize=9.5)
     return fig

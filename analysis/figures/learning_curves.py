@@ -52,8 +52,7 @@ def _draw(data: Tidy, statistic: str, mode: str) -> Figure:
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, in_seconds: bool) -> None:
-    longest = float(rows["x"].max())
+    ends = rows.groupby("method")["x"].max()
     for method in style.order_methods(rows["method"])[::-1]:
-        curve(ax, rows[rows["method"] == method], method, longest if method == "random" else None)
-    ax.margins(x=0.02)
-    seconds_axis(ax, longest) if in_seconds else steps_axis(ax)
+        curve(ax, rows[rows["method"] == method], method, float(ends.max()) if method == "random" else None)
+    seconds_axis(ax, list(ends.drop("random", errors="ignore"))) if in_seconds else steps_axis(ax)

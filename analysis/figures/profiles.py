@@ -23,7 +23,7 @@ def draw(data: Tidy) -> Figure:
     rows = rows[rows["method"] != "random"]
     if rows.empty:
         return empty(_NONE)
-    fig, (ax,) = panels(1, width=6.4, height=3.9)
+    fig, (ax,) = panels(1, width=8.2, height=3.9)
     for method in style.order_methods(rows["method"])[::-1]:
         curve(ax, rows[rows["method"] == method], method)
     ax.set_xlabel("normalised final score τ (random policy 0, oracle 1)")
@@ -31,5 +31,5 @@ def draw(data: Tidy) -> Figure:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set_ylim(-0.03, 1.03)
     ax.margins(x=0.01)
-    legend(fig, data, rows["method"])
+    legend(fig, data, rows["method"], beside=True)
     return fig
