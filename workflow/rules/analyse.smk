@@ -4,7 +4,7 @@ rule list_grid:
     input:
         lambda w: os.path.relpath(EXPERIMENTS[w.experiment].path),
     output:
-        "<results>/runs/{scale}/{experiment}/grid.json",
+        grid="<results>/runs/{scale}/{experiment}/grid.json",
     log:
         "<results>/logs/{scale}/{experiment}/list_grid.log",
     conda:
@@ -17,7 +17,7 @@ rule list_grid:
 
 rule collect:
     input:
-        grid=rules.list_grid.output,
+        grid=rules.list_grid.output.grid,
         done=lambda w: done(w.experiment, w.scale),
         source=["analysis/load.py", "analysis/schema.py"],
     output:
@@ -28,7 +28,7 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
-        runs=f"{SETTINGS['results']}/runs",
+        runs=lambda w, input: str(Path(input.grid).parents[2]),
         out=subpath(output[0], parent=True),
     message:
         "Collecting the runs of {wildcards.experiment}"
@@ -39,7 +39,7 @@ rule collect:
 rule compute_statistics:
     input:
         rules.collect.output,
-        source="analysis/stats.py",
+        source=sources("analysis/stats.py", "analysis/bootstrap.py", "analysis/curves.py"),
     output:
         expand("<tables>/{table}.parquet", table=["scores", "statistics", "wall_clock"]),
     log:

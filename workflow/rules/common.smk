@@ -20,7 +20,7 @@ FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning
 TABLES = ["final"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
 
 def done(experiment: str, scale: str) -> list[str]:
