@@ -1,11 +1,26 @@
-"""Verdicts: each claim of an experiment judged by the rule that was written before running."""
+"""Verdicts: each claim of an experiment judged by the rule that was written before running.
 
-from dataclasses import dataclass
+A claim is supported if the whole 95 % interval of its statistic lies above the threshold, not supported if the whole
+interval lies at or below it, and otherwise there is not enough data; nor is there if a compared method has fewer than
+`min_seeds` finished runs on some task, or a task has no normalised scale. Failed runs count as the random policy.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from analysis.load import Tables
-from analysis.stats import REPS
+import numpy as np
+import pandas as pd
+
+from analysis import bootstrap, stats
+from analysis.bootstrap import Array
+from analysis.errors import AnalysisError
+from analysis.load import Tables, read_tables
+from analysis.stats import REPS, Sample
 
 SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough data"
 
@@ -28,16 +43,204 @@ class Verdict:
     reason: str
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How a claim is judged; `b` is empty for a statistic of one method."""
+
+    statistic: str
+    a: str
+    b: str
+    threshold: float
+    min_seeds: int
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods compared."""
+        return [method for method in (self.a, self.b) if method]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the statistics of all rules are computed from, in the experiment's evaluation mode."""
+
+    tables: Tables
+    scores: pd.DataFrame  # final scores in that mode
+    unusable: dict[str, str]  # task -> why it has no normalised scale
+    reps: int
+    seed: int
+
+
+Statistic = Callable[[Sequence[Sample], int, int], Array]  # samples of a (and b), reps, seed -> [1 + reps]
+
+
+def iqm_difference(samples: Sequence[Sample], reps: int, seed: int) -> Array:
+    """IQM of the scores of `a` minus that of `b`; paired by seed where both have the same seeds on every task."""
+    a, b = samples
+    paired = all(values.index.equals(b.values[task].index) for task, values in a.values.items())
+    return iqm([a], reps, seed) - iqm([b], reps, seed if paired else seed + 1)
+
+
+def iqm(samples: Sequence[Sample], reps: int, seed: int) -> Array:
+    """IQM of the scores of `a`."""
+    (a,) = samples
+    return bootstrap.iqm(a.flat, bootstrap.resample(a.sizes, reps, seed))
+
+
+def probability_of_improvement(samples: Sequence[Sample], reps: int, seed: int) -> Array:
+    """Probability that a run of `a` scores above a run of `b`, mean over tasks."""
+    return stats.improvement(*samples, reps, seed)
+
+
+def time_ratio(samples: Sequence[Sample], reps: int, seed: int) -> Array:
+    """Training seconds per environment step of `a` over those of `b`: geometric mean over tasks of the ratio of
+    medians over runs."""
+    a, b = ([_log_median(v.to_numpy(), reps, seed + i) for v in s.values.values()] for i, s in enumerate(samples))
+    return np.exp(np.mean(a, axis=0) - np.mean(b, axis=0))
+
+
+def _log_median(values: Array, reps: int, seed: int) -> Array:
+    return np.log(bootstrap.middle(values, bootstrap.resample((len(values),), reps, seed)))
+
+
+# statistic -> (how it is computed, what of the runs it is computed from)
+STATISTICS: dict[str, tuple[Statistic, Literal["normalised", "raw", "training"]]] = {
+    "iqm_difference": (iqm_difference, "normalised"),
+    "iqm": (iqm, "normalised"),
+    "probability_of_improvement": (probability_of_improvement, "raw"),
+    "time_ratio": (time_ratio, "training"),
+}
+SINGLE = ("iqm",)
+
+
 def judge(tables: Tables, reps: int = REPS, seed: int = 0) -> list[Verdict]:
     """One verdict per claim of the experiment (tables.grid["spec"]["claims"])."""
-    raise NotImplementedError
+    scores = stats.scores(tables)
+    ends = stats.anchors(tables)
+    ends = ends[(ends["mode"] == tables.mode) & ~ends["usable"]]
+    final = scores[(scores["mode"] == tables.mode) & (scores["score"] == "final")]
+    evidence = Evidence(tables, final, dict(zip(ends["task"], ends["reason"], strict=True)), reps, seed)
+    return [_judge(claim, evidence) for claim in tables.grid.get("spec", {}).get("claims", [])]
 
 
-def write_claims(verdicts: list[Verdict], path: Path) -> None:
-    """Writes {"experiment", "scale", "claims": [Verdict, ...]} as JSON."""
-    raise NotImplementedError
+def _judge(claim: Mapping[str, Any], evidence: Evidence) -> Verdict:
+    rule = parse_rule(claim)
+    runs = evidence.tables.runs[evidence.tables.runs["method"].isin(rule.methods)]
+    obstacles, n_seeds = _obstacles(rule, evidence)
+    estimate, low, high = _estimate(rule, evidence)
+    if not obstacles and (math.isnan(low) or math.isnan(high)):
+        obstacles = ["the statistic has no interval"]
+    verdict, why = (NOT_ENOUGH, "; ".join(obstacles)) if obstacles else decide(low, high, rule.threshold)
+    counts = stats.tally(runs)
+    return Verdict(
+        id=claim["id"],
+        text=claim["text"],
+        verdict=verdict,
+        statistic=rule.statistic,
+        **{k: None if math.isnan(v) else v for k, v in (("estimate", estimate), ("low", low), ("high", high))},
+        threshold=rule.threshold,
+        n_seeds=n_seeds,
+        counts=counts,
+        budget={task: int(steps) for task, steps in runs.groupby("task")["steps"].max().dropna().items()},
+        reason=why + _remarks(rule, counts),
+    )
+
+
+def parse_rule(claim: Mapping[str, Any]) -> Rule:
+    """The rule of a claim; AnalysisError names the claim, the key and what is allowed."""
+    where, rule = f"claim {claim.get('id', '?')!r}", dict(claim.get("rule", {}))
+    name = rule.get("statistic")
+    if name not in STATISTICS:
+        raise AnalysisError(f"{where}: rule.statistic is {name!r}, allowed are {', '.join(STATISTICS)}")
+    needed = {"statistic", "a", "threshold", "min_seeds"} | (set() if name in SINGLE else {"b"})
+    if set(rule) != needed:
+        raise AnalysisError(f"{where}: rule has the keys {sorted(rule)}, {name} needs {sorted(needed)}")
+    return Rule(name, rule["a"], rule.get("b", ""), float(rule["threshold"]), int(rule["min_seeds"]))
+
+
+def decide(low: float, high: float, threshold: float) -> tuple[Any, str]:
+    """Verdict and reason from the ends of an interval."""
+    if low > threshold:
+        return SUPPORTED, f"the whole 95 % interval lies above {threshold:g}"
+    if high <= threshold:
+        return NOT_SUPPORTED, f"no part of the 95 % interval lies above {threshold:g}"
+    return NOT_ENOUGH, f"the 95 % interval contains {threshold:g}"
+
+
+def _obstacles(rule: Rule, evidence: Evidence) -> tuple[list[str], int]:
+    """What keeps the rule from being applied, and the smallest number of finished runs of any task and method."""
+    runs, tasks = evidence.tables.runs, evidence.tables.runs["task"].unique()
+    done = runs[runs["status"] == "finished"].groupby(["method", "task"]).size()
+    finished = {(method, task): int(done.get((method, task), 0)) for method in rule.methods for task in tasks}
+    found = [
+        f"{n} finished runs of {method} on {task}, the rule asks for {rule.min_seeds}"
+        for (method, task), n in finished.items()
+        if n < rule.min_seeds
+    ]
+    if STATISTICS[rule.statistic][1] == "normalised":
+        found += [f"{task} has no normalised scale: {reason}" for task, reason in evidence.unusable.items()]
+    lost = {task for sample in _samples(rule, evidence) for task in sample.absent} if not found else ()
+    return found + [f"not every run on {task} has a score" for task in lost], min(finished.values(), default=0)
+
+
+def _samples(rule: Rule, evidence: Evidence) -> list[Sample]:
+    """What the rule's methods are compared by, on the tasks on which all of them have it."""
+    column = STATISTICS[rule.statistic][1]
+    frame = stats.seconds_per_step(evidence.tables) if column == "training" else evidence.scores
+    samples = [stats.sample(frame, method, column) for method in rule.methods]
+    return [one.on([task for task in one.values if all(task in other.values for other in samples)]) for one in samples]
+
+
+def _estimate(rule: Rule, evidence: Evidence) -> tuple[float, float, float]:
+    """Estimate and interval; NaN where there is no score, no interval where a task has fewer than two runs."""
+    samples = _samples(rule, evidence)
+    sizes = [size for sample in samples for size in sample.sizes]
+    if not sizes:
+        return (math.nan,) * 3
+    distribution = STATISTICS[rule.statistic][0](samples, evidence.reps, evidence.seed)
+    low, high = bootstrap.interval(distribution) if min(sizes) > 1 else (math.nan, math.nan)
+    return float(distribution[0]), float(low), float(high)
+
+
+def _remarks(rule: Rule, counts: Mapping[str, int]) -> str:
+    failed = (
+        "counted with the time until then where it is known"
+        if rule.statistic == "time_ratio"
+        else "counted as the random policy"
+    )
+    said = [f"{counts['failed']} of {counts['attempted']} runs failed, {failed}"] if counts["failed"] else []
+    said += [f"{counts['missing']} of {counts['attempted']} runs missing"] if counts["missing"] else []
+    return "".join(f"; {remark}" for remark in said)
+
+
+def write_claims(tables: Tables, verdicts: list[Verdict], path: Path) -> None:
+    """Writes {"experiment", "scale", "mode", "claims": [Verdict, ...]} as JSON."""
+    head = {"experiment": tables.grid["experiment"], "scale": tables.grid["scale"], "mode": tables.mode}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**head, "claims": [asdict(verdict) for verdict in verdicts]}, indent=1) + "\n")
 
 
 def read_claims(path: Path) -> list[Verdict]:
     """The verdicts of a claims.json."""
-    raise NotImplementedError
+    try:
+        return [Verdict(**claim) for claim in json.loads(path.read_text())["claims"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnalysisError(
+            f"{path}: not a list of verdicts ({error}); `python -m analysis claims` makes it"
+        ) from error
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis claims`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder of the tables that `collect` wrote")
+    parser.add_argument("--out", type=Path, help="file for the verdicts (default: claims.json in --data)")
+    parser.add_argument("--reps", type=int, default=REPS, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """`python -m analysis claims`."""
+    tables, out = read_tables(arguments.data), arguments.out or arguments.data / "claims.json"
+    verdicts = judge(tables, arguments.reps, arguments.seed)
+    write_claims(tables, verdicts, out)
+    for verdict in verdicts:
+        print(f"{verdict.id}: {verdict.verdict} ({verdict.reason})")

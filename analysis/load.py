@@ -90,8 +90,15 @@ def collect_run(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, An
 def read_tables(folder: Path) -> Tables:
     """The tables that `collect` wrote to `folder`; AnalysisError if a file is absent or breaks its schema."""
     folder = Path(folder)
-    frames = {name: read_table(folder, name) for name in DATA}
-    return Tables(**frames, grid=read_grid(folder / "grid.json"))
+    tables = Tables(**{name: read_table(folder, name) for name in DATA}, grid=read_grid(folder / "grid.json"))
+    finished = tables.runs[tables.runs["status"] == "finished"]
+    evaluated = set(tables.episodes.groupby(["task", "method", "seed"]).groups)
+    lacking = [
+        key for key in zip(finished["task"], finished["method"], finished["seed"], strict=True) if key not in evaluated
+    ]
+    if lacking:
+        raise AnalysisError(f"{folder}: runs.parquet has finished runs without episodes, the first is {lacking[0]}")
+    return tables
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:

@@ -1,41 +1,414 @@
 """Scores, aggregates, profiles, comparisons and curves with stratified bootstrap intervals.
 
-Definitions are rliable's (Agarwal et al., 2021); the bootstrap is vectorised and tested against rliable.
+Score. The return of an evaluation is the mean over its episodes. A run's `final` score is the mean over the last tenth
+of its evaluations (at least one); its `area` score is the area under its learning curve divided by the steps between
+its first and last evaluation. On each task and in each mode,
+
+    normalised = (raw - random) / (oracle - random)
+
+with `random` and `oracle` the mean final score of the finished runs of these two methods (the anchors).
+
+Failed runs count as the random policy (normalised 0): in scores always, in curves from the moment of failing. Missing
+runs have no score; a statistic without them is marked incomplete. A task whose oracle is not above its random policy
+has no scale: it is left out of normalised statistics, which are then marked incomplete; its raw returns stay.
+
+Statistics are rliable's (Agarwal et al., "Deep RL at the edge of the statistical precipice", 2021), intervals are 95 %
+percentile intervals of 2000 bootstrap resamples of the runs within each task. A method with a single run on some task
+has no interval.
 """
 
+import argparse
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
-from analysis.load import Tables
+from analysis import bootstrap, curves, schema
+from analysis.bootstrap import Array
+from analysis.load import Tables, read_tables, write_table
 
 REPS = 2000
 LAST = 0.1
-
-
-def anchors(tables: Tables) -> pd.DataFrame:
-    """Columns task, mode, random, oracle, usable (bool), reason (str): the ends of each task's normalised scale."""
-    raise NotImplementedError
+RANDOM, ORACLE = "random", "oracle"
+TAUS = np.round(np.linspace(-0.25, 1.5, 71), 3)
+RUN = ["task", "method", "seed"]
 
 
 def evaluations(tables: Tables) -> pd.DataFrame:
-    """Columns task, method, seed, mode, step, return (mean over episodes), seconds (of training so far)."""
-    raise NotImplementedError
+    """Columns task, method, seed, mode, step, return (mean over the evaluation's episodes) and seconds: training time
+    (environment + acting + learning) up to that step, NaN where the run has no timing."""
+    mean = tables.episodes.groupby([*RUN, "mode", "step"])["return"].mean().reset_index()
+    clocks = {key: _clock(frame) for key, frame in tables.timing.groupby(RUN)}
+    mean["seconds"] = np.nan
+    for key, rows in mean.groupby(RUN).indices.items():
+        if key in clocks:
+            mean.loc[rows, "seconds"] = np.interp(mean["step"].to_numpy()[rows], *clocks[key])
+    return mean
+
+
+def _clock(timing: pd.DataFrame) -> tuple[Array, Array]:
+    """Steps and training seconds so far, from (0, 0)."""
+    timing = timing.sort_values("step")
+    seconds = timing[["environment", "acting", "learning"]].sum(axis=1).cumsum()
+    return np.r_[0.0, timing["step"]], np.r_[0.0, seconds]
+
+
+def anchors(tables: Tables, last: float = LAST) -> pd.DataFrame:
+    """Columns task, mode, random, oracle, usable (bool), reason (str): the ends of each task's normalised scale.
+
+    Warns about each task without a scale: an anchor has no finished run, or the oracle is not above the random policy.
+    """
+    return _anchors(tables, _run_scores(tables, evaluations(tables), last))
+
+
+def _anchors(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
+    final = runs[(runs["score"] == "final") & (runs["status"] == "finished")]
+    means = final.groupby(["task", "mode", "method"])["raw"].mean()
+    rows = []
+    for task in tables.runs["task"].unique():
+        for mode in schema.MODES:
+            low, high = (float(means.get((task, mode, method), np.nan)) for method in (RANDOM, ORACLE))
+            reason = _why_unusable(low, high)
+            rows.append({"task": task, "mode": mode, "random": low, "oracle": high, "reason": reason})
+            if reason:
+                warnings.warn(f"task {task}, mode {mode} is left out of normalised statistics: {reason}", stacklevel=3)
+    frame = pd.DataFrame(rows)
+    return frame.assign(usable=frame["reason"] == "")
+
+
+def _why_unusable(low: float, high: float) -> str:
+    for method, value in ((RANDOM, low), (ORACLE, high)):
+        if np.isnan(value):
+            return f"no finished run of `{method}`"
+    if high - low <= 1e-6 * max(1.0, abs(low), abs(high)):
+        return f"the oracle's return ({high:.6g}) is not above the random policy's ({low:.6g})"
+    return ""
 
 
 def scores(tables: Tables, last: float = LAST) -> pd.DataFrame:
-    """Table `scores` of analysis/schema.py: one row per attempted run, mode and kind of score."""
-    raise NotImplementedError
+    """Table `scores` of analysis/schema.py: one row per attempted run, mode and kind of score.
+
+    last: share of the evaluations that the final score is the mean of (rounded up).
+    """
+    runs = _run_scores(tables, evaluations(tables), last)
+    return _normalise(runs, _anchors(tables, runs))
+
+
+def _run_scores(tables: Tables, evaluated: pd.DataFrame, last: float) -> pd.DataFrame:
+    """Raw scores of the finished runs, and rows without a score for the others."""
+    values = {
+        key: {"final": final_score(curve["return"].to_numpy(), last), "area": area_score(curve)}
+        for key, curve in evaluated.groupby([*RUN, "mode"])
+    }
+    return pd.DataFrame(
+        {**{name: run[name] for name in ("experiment", *RUN)}, "mode": mode, "score": score, "status": run["status"]}
+        | {"raw": values[*_key(run), mode][score] if run["status"] == "finished" else np.nan}
+        for run in tables.runs.to_dict("records")
+        for mode in schema.MODES
+        for score in schema.SCORES
+    )
+
+
+def _key(run: Mapping[str, Any]) -> tuple[str, str, int]:
+    return run["task"], run["method"], run["seed"]
+
+
+def final_score(returns: Array, last: float = LAST) -> float:
+    """Mean of the last ceil(last * n) evaluations, returns [n] in order of steps."""
+    return float(np.mean(returns[-int(np.ceil(last * len(returns))) :]))
+
+
+def area_score(curve: pd.DataFrame) -> float:
+    """Mean of `return` over the steps between the first and the last evaluation (trapezoids)."""
+    step, value = curve["step"].to_numpy(float), curve["return"].to_numpy()
+    return float(value[0]) if len(step) == 1 else float(np.trapezoid(value, step) / (step[-1] - step[0]))
+
+
+def _normalise(runs: pd.DataFrame, ends: pd.DataFrame) -> pd.DataFrame:
+    frame = runs.merge(ends, on=["task", "mode"], how="left", validate="many_to_one")
+    frame["raw"] = frame["raw"].where(frame["status"] != "failed", frame["random"])
+    normalised = (frame["raw"] - frame["random"]) / (frame["oracle"] - frame["random"]).where(frame["usable"])
+    return schema.check("scores", frame.assign(normalised=normalised)[schema.TABLES["scores"].names])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The scores of one method: per task, seed -> score. Tasks without a score are in `absent`."""
+
+    values: dict[str, pd.Series]
+    absent: tuple[str, ...]
+
+    @property
+    def flat(self) -> Array:
+        """All scores, ordered by task [N]."""
+        return np.concatenate([values.to_numpy() for values in self.values.values()])
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of scores per task."""
+        return tuple(len(values) for values in self.values.values())
+
+    def on(self, tasks: Sequence[str]) -> "Sample":
+        """The same on these tasks only; the others become absent."""
+        kept = {task: values for task, values in self.values.items() if task in tasks}
+        return Sample(kept, tuple(dict.fromkeys([*self.absent, *(t for t in self.values if t not in kept)])))
+
+
+def sample(scores: pd.DataFrame, method: str, column: str = "normalised") -> Sample:
+    """Scores of one method; `scores` holds one mode and one kind of score. column: normalised or raw.
+
+    A task is absent if it has no score, or if a run that is not missing has none (survivors alone are not a sample).
+    """
+    mine = scores[scores["method"] == method]
+    due = mine[mine["status"] != "missing"] if "status" in mine else mine
+    found = {task: due[due["task"] == task].set_index("seed")[column].sort_index() for task in scores["task"].unique()}
+    values = {task: runs for task, runs in found.items() if len(runs) and runs.notna().all()}
+    return Sample(values, tuple(task for task in found if task not in values))
+
+
+def tally(runs: pd.DataFrame) -> dict[str, int]:
+    """Numbers of attempted, finished, failed and missing runs."""
+    return {"attempted": len(runs), **{status: int((runs["status"] == status).sum()) for status in schema.STATUSES}}
+
+
+class Rows:
+    """Collects rows of the table `statistics` for one evaluation mode."""
+
+    def __init__(self, tables: Tables, mode: str):
+        self.experiment, self.mode = str(tables.runs["experiment"].iloc[0]), mode
+        self.tasks = list(tables.runs["task"].unique())
+        self.rows: list[dict[str, Any]] = []
+        self._runs = {key: tally(frame) for key, frame in tables.runs.groupby(["task", "method"])}
+
+    def counts(self, task: str, methods: Sequence[str]) -> dict[str, int]:
+        """Run counts of the methods on one task, or on `all`."""
+        found = [n for (t, m), n in self._runs.items() if m in methods and task in (t, "all")]
+        return {name: sum(n[name] for n in found) for name in ("attempted", *schema.STATUSES)}
+
+    def add(
+        self,
+        statistic: str,
+        score: str,
+        method: str,
+        distribution: Array | None,
+        *,
+        task: str = "all",
+        versus: str = "",
+        x: Array | None = None,
+        interval: bool = True,
+        absent: Sequence[str] = (),
+    ) -> None:
+        """Adds an estimate [1 + reps] or a curve of estimates [1 + reps, K] at x [K]; None: nothing could be said."""
+        counts = self.counts(task, [method, versus])
+        notes = [f"{counts['missing']} of {counts['attempted']} runs missing"] if counts["missing"] else []
+        notes += [f"tasks left out: {', '.join(absent)}"] if absent else []
+        head = {"experiment": self.experiment, "statistic": statistic, "mode": self.mode, "score": score, "task": task}
+        head |= {"method": method, "versus": versus, **counts, "complete": not notes, "note": "; ".join(notes)}
+        for place, estimate, low, high in _points(distribution, x, interval):
+            self.rows.append({**head, "x": place, "estimate": estimate, "low": low, "high": high})
+
+
+def _points(distribution: Array | None, x: Array | None, interval: bool) -> Iterator[tuple[float, ...]]:
+    if distribution is None:
+        yield (np.nan,) * 4
+        return
+    estimate = np.atleast_1d(distribution[0])
+    ends = bootstrap.interval(distribution) if interval else (np.nan * distribution[0],) * 2
+    places = np.full(len(estimate), np.nan) if x is None else x
+    yield from zip(places, estimate, *map(np.atleast_1d, ends), strict=True)
 
 
 def statistics(tables: Tables, reps: int = REPS, seed: int = 0) -> pd.DataFrame:
-    """Table `statistics` of analysis/schema.py: every estimate with its interval and run counts, both modes."""
-    raise NotImplementedError
+    """Table `statistics` of analysis/schema.py: every estimate with its interval and run counts, in both modes."""
+    evaluated = evaluations(tables)
+    raw = _run_scores(tables, evaluated, LAST)
+    ends = _anchors(tables, raw)
+    scored = _normalise(raw, ends)
+    rows = []
+    for mode in schema.MODES:
+        book = Rows(tables, mode)
+        for kind in schema.SCORES:
+            part = scored[(scored["mode"] == mode) & (scored["score"] == kind)]
+            _aggregates(book, kind, part, reps, seed)
+            _improvements(book, kind, part, reps, seed)
+            _returns(book, kind, part, reps, seed)
+        limits = ends[ends["mode"] == mode].set_index("task")
+        _curves(book, tables, evaluated[evaluated["mode"] == mode], limits, reps, seed)
+        rows += book.rows
+    return schema.frame("statistics", rows)
+
+
+def _methods(scores: pd.DataFrame) -> list[str]:
+    return list(scores["method"].unique())
+
+
+def _aggregates(book: Rows, kind: str, scores: pd.DataFrame, reps: int, seed: int) -> None:
+    for method in _methods(scores):
+        mine = sample(scores, method)
+        known = {"absent": mine.absent, "interval": min(mine.sizes, default=0) > 1}
+        found = (
+            aggregates(mine, reps, seed) if mine.sizes else dict.fromkeys(("iqm", "median", "mean", "optimality_gap"))
+        )
+        for name, distribution in found.items():
+            book.add(name, kind, method, distribution, **known)
+        if mine.sizes:
+            shares = bootstrap.profile(mine.flat, bootstrap.resample(mine.sizes, reps, seed), TAUS)
+            book.add("profile", kind, method, shares, x=TAUS, **known)
+
+
+def aggregates(mine: Sample, reps: int = REPS, seed: int = 0) -> dict[str, Array]:
+    """IQM, median, mean and optimality gap of one method's scores, each [1 + reps] (see analysis/bootstrap.py)."""
+    values, weights = mine.flat, bootstrap.resample(mine.sizes, reps, seed)
+    return {
+        "iqm": bootstrap.iqm(values, weights),
+        "median": bootstrap.median(values, weights, mine.sizes),
+        "mean": bootstrap.mean(values, weights),
+        "optimality_gap": bootstrap.optimality_gap(values, weights),
+    }
+
+
+def _improvements(book: Rows, kind: str, scores: pd.DataFrame, reps: int, seed: int) -> None:
+    samples = {method: sample(scores, method, "raw") for method in _methods(scores)}
+    for a in samples:
+        for b in samples:
+            if a != b:
+                x, y = shared(samples[a], samples[b])
+                distribution = improvement(x, y, reps, seed) if x.sizes else None
+                known = {"absent": x.absent, "interval": min((*x.sizes, *y.sizes), default=0) > 1}
+                book.add("improvement", kind, a, distribution, versus=b, **known)
+
+
+def shared(a: Sample, b: Sample) -> tuple[Sample, Sample]:
+    """Both samples on the tasks on which both have scores."""
+    return a.on(list(b.values)), b.on(list(a.values))
+
+
+def improvement(a: Sample, b: Sample, reps: int = REPS, seed: int = 0) -> Array:
+    """Probability [1 + reps] that a run of `a` scores above one of `b`; raw or normalised scores give the same."""
+    weights = bootstrap.resample(a.sizes, reps, seed), bootstrap.resample(b.sizes, reps, seed + 1)
+    arrays = ([values.to_numpy() for values in one.values.values()] for one in (a, b))
+    return bootstrap.improvement(*arrays, *weights)
+
+
+def _returns(book: Rows, kind: str, scores: pd.DataFrame, reps: int, seed: int) -> None:
+    for method in _methods(scores):
+        mine = sample(scores, method, "raw")
+        for task in scores.loc[scores["method"] == method, "task"].unique():
+            here = mine.on([task])
+            if here.sizes:
+                weights, known = (
+                    bootstrap.resample(here.sizes, reps, seed),
+                    {"task": task, "interval": here.sizes[0] > 1},
+                )
+                book.add("return_mean", kind, method, bootstrap.mean(here.flat, weights), **known)
+                book.add("return_iqm", kind, method, bootstrap.iqm(here.flat, weights), **known)
+            else:
+                book.add("return_mean", kind, method, None, task=task, absent=[task])
+                book.add("return_iqm", kind, method, None, task=task, absent=[task])
+
+
+def _curves(book: Rows, tables: Tables, evaluated: pd.DataFrame, ends: pd.DataFrame, reps: int, seed: int) -> None:
+    """Curves over steps and over seconds: raw per task, and normalised over all tasks that have a scale."""
+    every, runs = dict(iter(evaluated.groupby(RUN))), tables.runs[tables.runs["status"] != "missing"]
+    for axis in ("step", "seconds"):
+        shapes = {
+            _key(run): curves.steps_of(
+                run, every.get(_key(run)), axis, ends["random"][run["task"]], run["method"] == RANDOM
+            )
+            for run in runs.to_dict("records")
+        }
+        for task in [*ends.index, "all"]:
+            tasks = list(ends.index[ends["usable"]]) if task == "all" else [task]
+            scope = evaluated[evaluated["task"].isin(tasks) & (evaluated["method"] != RANDOM)]
+            places = curves.grid(scope, axis)
+            if len(places):
+                _curves_on(book, shapes, task, ends.loc[tasks], places, axis, reps, seed)
+
+
+def _curves_on(
+    book: Rows,
+    shapes: Mapping[tuple[str, str, int], curves.Steps],
+    task: str,
+    ends: pd.DataFrame,
+    places: Array,
+    axis: str,
+    reps: int,
+    seed: int,
+) -> None:
+    name = ("iqm" if task == "all" else "return") + ("_over_steps" if axis == "step" else "_over_seconds")
+    for method in dict.fromkeys(method for _, method, _ in shapes):
+        mine = {t: [shape for key, shape in shapes.items() if key[:2] == (t, method)] for t in ends.index}
+        mine = {t: found for t, found in mine.items() if found}
+        if not mine:
+            continue
+        blocks = [np.stack([curves.held(shape, places) for shape in found]) for found in mine.values()]
+        if task == "all":
+            span = ends["oracle"] - ends["random"]
+            blocks = [(block - ends["random"][t]) / span[t] for t, block in zip(mine, blocks, strict=True)]
+        shown = ~np.isnan(np.vstack(blocks)).any(axis=0) & curves.until(sum(mine.values(), []), places)
+        if shown.any():
+            distribution = curves.iqm_curve([block[:, shown] for block in blocks], reps, seed)
+            several = min(map(len, blocks)) > 1
+            absent = [t for t in book.tasks if t not in mine] if task == "all" else []
+            book.add(name, "curve", method, distribution, task=task, x=places[shown], interval=several, absent=absent)
+
+
+# ---- time, memory and run accounting ------------------------------------------------------------------------------
+
+
+def seconds_per_step(tables: Tables) -> pd.DataFrame:
+    """Columns task, method, seed and environment, acting, learning, training: seconds per environment step of every
+    run with timing; training is the sum of the three, evaluation is left out."""
+    parts = ["environment", "acting", "learning"]
+    runs = tables.timing.groupby(RUN)
+    spent = runs[parts].sum().div(runs["step"].max().where(lambda steps: steps > 0), axis=0)
+    return spent.assign(training=spent.sum(axis=1, skipna=False)).reset_index()
 
 
 def wall_clock(tables: Tables) -> pd.DataFrame:
-    """Table `wall_clock` of analysis/schema.py: medians over runs per task and method."""
-    raise NotImplementedError
+    """Table `wall_clock` of analysis/schema.py: medians over runs per task and method. Times per step come from every
+    run that has timing, failed ones included; seconds and memory of whole runs from the finished ones."""
+    speed = seconds_per_step(tables)
+    rows = []
+    for (task, method), runs in tables.runs.groupby(["task", "method"], sort=False):
+        mine = speed[(speed["task"] == task) & (speed["method"] == method)]
+        parts = {name: 1000 * mine[name].median() for name in ("environment", "acting", "learning", "training")}
+        whole = runs.loc[runs["status"] == "finished", ["seconds", "peak_memory_mb"]].median()
+        rows.append({"experiment": runs["experiment"].iloc[0], "task": task, "method": method, **parts, **whole})
+        rows[-1] |= {"steps_per_second": 1000 / parts["training"] if parts["training"] else np.nan, **tally(runs)}
+    return schema.frame("wall_clock", rows)
 
 
 def accounting(tables: Tables) -> pd.DataFrame:
-    """Columns task, method, attempted, finished, failed, missing, complete, configurations, reasons."""
-    raise NotImplementedError
+    """Columns task, method, attempted, finished, failed, missing, configurations (number of different ones among the
+    runs; more than 1 means that the runs are not comparable), reasons (of failed and missing runs)."""
+    rows = []
+    for (task, method), runs in tables.runs.groupby(["task", "method"], sort=False):
+        reasons = "; ".join(dict.fromkeys(runs["reason"].dropna()))
+        counted = {**tally(runs), "configurations": runs["config_hash"].nunique(), "reasons": reasons}
+        rows.append({"task": task, "method": method, **counted})
+    return pd.DataFrame(rows)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis statistics`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder of the tables that `collect` wrote")
+    parser.add_argument("--out", type=Path, help="folder for scores, statistics and wall_clock (default: --data)")
+    parser.add_argument("--reps", type=int, default=REPS, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """`python -m analysis statistics`."""
+    tables, out = read_tables(arguments.data), arguments.out or arguments.data
+    found = statistics(tables, arguments.reps, arguments.seed)
+    with warnings.catch_warnings():  # said once above
+        warnings.simplefilter("ignore")
+        write_table("scores", scores(tables), out)
+    write_table("statistics", found, out)
+    write_table("wall_clock", wall_clock(tables), out)
+    print(f"{len(found)} estimates in {out / 'statistics.parquet'}")
