@@ -26,21 +26,24 @@ class AugmentedMDP(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         super().__init__(env)
         _check(env, memory_size, low, high)
         self.memory_size, self._low, self._high = memory_size, low, high
-        self._actions = env.action_space.shape[0]
+        actions: Any = env.action_space
+        observations: Any = env.observation_space
+        as_dict = isinstance(observations, Dict)
+        self._actions = actions.shape[0]
         memory = Box(low, high, (memory_size,))
         self._initial = np.zeros(memory_size, np.float32)
-        self.action_space = _join(env.action_space, memory)
-        if isinstance(env.observation_space, Dict):
-            spaces = env.observation_space.spaces
-            self.observation_space = Dict({name: _join(space, memory) for name, space in spaces.items()})
+        self.action_space = _join(actions, memory)
+        if as_dict:
+            self.observation_space = Dict({name: _join(space, memory) for name, space in observations.items()})
         else:
-            self.observation_space = _join(env.observation_space, memory)
+            self.observation_space = _join(observations, memory)
 
     @property
     def layout(self) -> dict[str, dict[str, slice]]:
         """`env`'s layout with the group `memory` last."""
         layout = self.env.get_wrapper_attr("layout")
-        ends = {name: self.observation_space[name].shape[0] for name in layout}
+        spaces: Any = self.observation_space
+        ends = {name: spaces[name].shape[0] for name in layout}
         return {n: {**groups, "memory": slice(ends[n] - self.memory_size, ends[n])} for n, groups in layout.items()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:

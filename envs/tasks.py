@@ -130,10 +130,10 @@ def make(task_id: str, hidden: Sequence[str] | None = None, **options: Any) -> V
     return View(base, row.groups(base), chosen, randomise, row.blank_previous_action, name=row.id)
 
 
-def _base(entry: str, **options: Any) -> gymnasium.Env:
+def _base(entry: str, **options: Any) -> Any:
     """The bare base task. Not through `gymnasium.make`: no wrappers, no warning that -v4 has a successor."""
-    spec = None if ":" in entry else gymnasium.spec(entry)
-    env = load_env_creator(spec.entry_point if spec else entry)(**{**(spec.kwargs if spec else {}), **options})
+    spec: Any = None if ":" in entry else gymnasium.spec(entry)
+    env: Any = load_env_creator(spec.entry_point if spec else entry)(**{**(spec.kwargs if spec else {}), **options})
     env.spec = spec
     return env
 

@@ -74,15 +74,16 @@ class View(gymnasium.Env):
 
     def __init__(
         self,
-        base: gymnasium.Env,
+        base: Any,
         groups: Groups,
         hidden: Sequence[str] = (),
         randomise: Sequence[Randomisation] = (),
         blank_previous_action: bool = False,
         name: str = "View",
     ):
-        """`groups` name the parts of the flat observation of `base`, in order; `hidden` may also name randomisations.
+        """`groups` name the parts of the flat observation of the environment `base`, in order.
 
+        `hidden` names groups that `obs` leaves out, which may be those of randomisations.
         With `blank_previous_action` zeros take the previous action's place, for tasks in which a policy could otherwise
         use its own actions as a memory. Raises ValueError if lengths do not add up or `hidden` is not as it should be.
         """
@@ -105,7 +106,7 @@ class View(gymnasium.Env):
         self._size = self._action_part.stop
         self._visible = np.concatenate([np.arange(self._size)[state[group]] for group in visible])
         self._no_action = np.zeros(groups[PREVIOUS_ACTION], np.float32)
-        parts = [self.base.observation_space, *self.randomise]
+        parts: list[Any] = [self.base.observation_space, *self.randomise]
         actions = np.full(groups[PREVIOUS_ACTION], np.inf)
         low = np.concatenate([*(part.low for part in parts), -actions]).astype(np.float32)
         high = np.concatenate([*(part.high for part in parts), actions]).astype(np.float32)
@@ -147,7 +148,7 @@ class View(gymnasium.Env):
         self.base.close()
 
 
-def _check_lengths(base: gymnasium.Env, groups: Groups, name: str) -> None:
+def _check_lengths(base: Any, groups: Groups, name: str) -> None:
     size, total = base.observation_space.shape[0], sum(groups.values())
     if size != total:
         raise ValueError(f"{name}: the groups {dict(groups)} have {total} numbers, the base observation has {size}")
