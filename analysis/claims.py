@@ -178,8 +178,8 @@ def _obstacles(rule: Rule, evidence: Evidence) -> tuple[list[str], int]:
     ]
     if STATISTICS[rule.statistic][1] == "normalised":
         found += [f"{task} has no normalised scale: {reason}" for task, reason in evidence.unusable.items()]
-    lost = {task for sample in _samples(rule, evidence) for task in sample.absent} if not found else ()
-    return found + [f"not every run on {task} has a score" for task in lost], min(finished.values(), default=0)
+    lost = {task for sample in _samples(rule, evidence) for task in sample.absent} if not found else set()
+    return found + [f"not every run on {task} has a score" for task in sorted(lost)], min(finished.values(), default=0)
 
 
 def _samples(rule: Rule, evidence: Evidence) -> list[Sample]:

@@ -1,0 +1,38 @@
+"""The tables of an experiment as Markdown, CSV and LaTeX, through pandas' own writers.
+
+    python -m analysis tables --data results/tables/demo/ppo_small
+
+writes `<name>.md`, `<name>.csv` (tidy numbers) and `<name>.tex` for every table of `analysis.tables.content.TABLES`.
+"""
+
+import argparse
+from pathlib import Path
+
+from analysis.tables.content import TABLES, Results, Table, read
+
+__all__ = ["TABLES", "Results", "Table", "configure", "main", "read", "write"]
+
+
+def write(name: str, table: Table, out: Path) -> None:
+    """Writes one table as <out>/<name>.md, .csv and .tex."""
+    out.mkdir(parents=True, exist_ok=True)
+    shown = table.shown.astype(str)
+    markdown = shown.to_markdown(index=False, disable_numparse=True) if len(shown) else "No rows."
+    (out / f"{name}.md").write_text(f"{table.caption}\n\n{markdown}\n")
+    table.data.to_csv(out / f"{name}.csv", index=False)
+    latex = shown.to_latex(index=False, escape=True, caption=table.caption.replace("%", r"\%"), label=f"tab:{name}")
+    (out / f"{name}.tex").write_text(latex)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis tables`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder that `collect` and `statistics` wrote")
+    parser.add_argument("--out", type=Path, help="folder for the tables (default: --data)")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """`python -m analysis tables`."""
+    results, out = read(arguments.data), arguments.out or arguments.data
+    for name, build in TABLES.items():
+        write(name, build(results), out)
+    print(f"{', '.join(TABLES)} as .md, .csv and .tex in {out}")

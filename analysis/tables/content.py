@@ -1,0 +1,174 @@
+"""What the tables say: tidy rows for CSV, formatted cells for Markdown and LaTeX, run counts in every one."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import claims, schema, stats, style
+from analysis.load import Tables, read_table, read_tables
+
+COUNTS = ("attempted", "finished", "failed", "missing")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that tables are made from."""
+
+    tables: Tables
+    statistics: pd.DataFrame
+    wall_clock: pd.DataFrame
+    verdicts: Sequence[claims.Verdict] = ()
+
+    def pick(self, statistics: Iterable[str], scores: Iterable[str] = ("final",)) -> pd.DataFrame:
+        """Rows of `statistics`, the experiment's evaluation mode first."""
+        found = self.statistics[
+            self.statistics["statistic"].isin(list(statistics)) & self.statistics["score"].isin(list(scores))
+        ]
+        return found.sort_values("mode", key=lambda mode: mode != self.tables.mode, kind="stable")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: `data` goes to CSV, `shown` to Markdown and LaTeX under `caption`."""
+
+    caption: str
+    data: pd.DataFrame
+    shown: pd.DataFrame
+
+
+def returns(results: Results) -> Table:
+    """Raw returns per task and method in both evaluation modes."""
+    data = results.pick(["return_mean", "return_iqm"])
+    shown = _spread(data, ["task", "method"], ["statistic", "mode"], "z.1f")
+    caption = "Returns of the last tenth of the evaluations, mean and interquartile mean over runs, 95 % interval"
+    return Table(f"{caption}. Failed runs count with the random policy's return.", data, shown)
+
+
+def aggregates(results: Results) -> Table:
+    """Normalised scores over all tasks, both modes; the area score beside the final one."""
+    data = results.pick(["iqm", "median", "mean", "optimality_gap"], schema.SCORES)
+    shown = _spread(data, ["score", "mode", "method"], ["statistic"], "z.3f")
+    return Table("Normalised scores (random policy 0, oracle 1) over all tasks, 95 % interval.", data, shown)
+
+
+def improvement(results: Results) -> Table:
+    """Probability of improvement of the row's method over the column's."""
+    data = results.pick(["improvement"])
+    main = data[data["mode"] == results.tables.mode]
+    cells = main.assign(cell=[_cell(row, "z.2f") for row in main.to_dict("records")])
+    methods = style.order_methods(main["method"].unique())
+    shown = cells.pivot(index="method", columns="versus", values="cell").reindex(index=methods, columns=methods)
+    shown = shown.fillna("").rename(columns=style.label).reset_index().rename(columns={"method": "above"})
+    counts = results.tables.runs.groupby("method")["status"].agg(list)
+    shown["runs"] = [_runs(_count(counts[method])) for method in methods]
+    shown["above"] = shown["above"].map(style.label)
+    caption = "Probability that a run of the row's method scores above a run of the column's, mean over tasks"
+    return Table(f"{caption}, {results.tables.mode} mode, 95 % interval.", data, shown)
+
+
+def wall_clock(results: Results) -> Table:
+    """Where the time goes: seconds per 1000 environment steps, and what a run needs."""
+    data = results.wall_clock
+    shown = _labelled(data[["task", "method"]])
+    for name in ("environment", "acting", "learning", "training"):
+        shown[f"{name} (s / 1000 steps)"] = _numbers(data[name], ".3f")
+    shown["steps / s"] = _numbers(data["steps_per_second"], ".0f")
+    shown["seconds per run"] = _numbers(data["seconds"], ".1f")
+    shown["peak memory (MB)"] = _numbers(data["peak_memory_mb"], ".0f")
+    shown["runs"] = [_runs(row) for row in data.to_dict("records")]
+    caption = "Medians over runs. Training is environment, acting and learning together; the seconds of a run include"
+    return Table(f"{caption} evaluation.", data, shown)
+
+
+def accounting(results: Results) -> Table:
+    """Every attempted run: finished, failed or missing, and why."""
+    data = stats.accounting(results.tables)
+    shown = _labelled(data[["task", "method"]]).join(data[[*COUNTS, "configurations", "reasons"]])
+    total = {"task": "all", "method": "", **data[list(COUNTS)].sum(), "configurations": "", "reasons": ""}
+    shown = pd.concat([shown, pd.DataFrame([total])], ignore_index=True)
+    caption = (
+        "Attempted runs. Missing runs have no result yet; statistics without them are marked incomplete. More than"
+    )
+    return Table(f"{caption} one configuration in a row means that its runs are not comparable.", data, shown)
+
+
+def verdicts(results: Results) -> Table:
+    """Each claim with its verdict and the numbers behind it."""
+    found = results.verdicts
+    counts = [{name: verdict.counts[name] for name in COUNTS} for verdict in found]
+    fields = ("id", "text", "verdict", "statistic", "estimate", "low", "high", "threshold", "n_seeds", "reason")
+    data = pd.DataFrame([{f: getattr(v, f) for f in fields} | n for v, n in zip(found, counts, strict=True)])
+    data = data.reindex(columns=[*fields, *COUNTS])
+    shown = data[["text", "verdict", "statistic"]].assign(
+        estimate=[_cell(row, "z.3f") for row in data.to_dict("records")],
+        threshold=_numbers(data["threshold"], "g"),
+        runs=[_runs(n) for n in counts],
+        reason=data["reason"],
+    )
+    shown = shown.rename(columns={"text": "claim"})
+    return Table("Claims and verdicts; the rules were written before running.", data, shown)
+
+
+TABLES = {
+    "returns": returns,
+    "aggregates": aggregates,
+    "improvement": improvement,
+    "wall_clock": wall_clock,
+    "accounting": accounting,
+    "claims": verdicts,
+}
+
+
+def read(data: Path) -> Results:
+    """The results in a folder of tables; verdicts are absent if claims.json is."""
+    found = claims.read_claims(data / "claims.json") if (data / "claims.json").exists() else []
+    return Results(read_tables(data), read_table(data, "statistics"), read_table(data, "wall_clock"), found)
+
+
+def _spread(data: pd.DataFrame, rows: list[str], columns: list[str], form: str) -> pd.DataFrame:
+    """One row per combination of `rows`, one formatted cell per combination of `columns`, run counts and notes."""
+    records = data.to_dict("records")
+    cells = data.assign(column=[_heading([row[c] for c in columns]) for row in records])
+    cells["cell"] = [_cell(row, form) for row in records]
+    order = list(dict.fromkeys(cells["column"]))
+    shown = cells.pivot(index=rows, columns="column", values="cell")[order].reset_index()
+    first = data.drop_duplicates(rows).assign(runs=lambda d: [_runs(row) for row in d.to_dict("records")])
+    shown = shown.merge(first[[*rows, "runs", "note"]], on=rows).rename_axis(columns=None)
+    orders = {"task": style.order_tasks, "method": style.order_methods}
+    ranks = {name: orders.get(name, lambda values: list(values))(data[name].unique()) for name in rows}
+    shown = shown.sort_values(rows, key=lambda column: column.map(ranks[column.name].index), ignore_index=True)
+    return _labelled(shown)
+
+
+def _heading(parts: Sequence[str]) -> str:
+    """E.g. (`return_iqm`, `mean`) -> `IQM (mean mode)`."""
+    statistic, *mode = (part.removeprefix("return_").replace("_", " ").replace("iqm", "IQM") for part in parts)
+    return statistic + "".join(f" ({name} mode)" for name in mode)
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(method=frame["method"].map(style.label))
+
+
+def _cell(row: dict, form: str) -> str:
+    if pd.isna(row["estimate"]):
+        return "no estimate"
+    if pd.isna(row["low"]):
+        return f"{row['estimate']:{form}} (no interval)"
+    return f"{row['estimate']:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
+
+
+def _numbers(values: pd.Series, form: str) -> list[str]:
+    return ["" if pd.isna(value) else f"{value:{form}}" for value in values]
+
+
+def _count(statuses: Sequence[str]) -> dict[str, int]:
+    return {"attempted": len(statuses), **{status: statuses.count(status) for status in schema.STATUSES}}
+
+
+def _runs(counts: dict) -> str:
+    """E.g. `4 of 6 (1 failed, 1 missing)`."""
+    lost = ", ".join(f"{counts[status]} {status}" for status in ("failed", "missing") if counts[status])
+    return f"{counts['finished']} of {counts['attempted']}" + (f" ({lost})" if lost else "")
