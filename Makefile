@@ -40,7 +40,7 @@ reproduce: setup ## train, analyse and report everything (SCALE=demo; also smoke
 	@echo "The report: $(CURDIR)/results/report/$(SCALE).html"
 
 test: check ## set up, check style and types, run every test
-	$(RUN) python -m pytest -n $(WORKERS) --dist worksteal
+	$(RUN) python -m pytest -n $(WORKERS) --dist loadgroup
 
 check lint: setup ## style, types and the workflow's own linter, without the tests
 	$(RUN) ruff format --check $(SOURCES)

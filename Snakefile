@@ -24,12 +24,13 @@ wildcard_constraints:
 
 include: "workflow/rules/train.smk"
 include: "workflow/rules/analyse.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
     input:
-        of_chosen(rules.draw_figures.output),
-        of_chosen(rules.write_tables.output),
+        report=expand(rules.write_report.output, scale=SCALE),
+        notebooks=[],
 
 
 rule runs:
@@ -37,11 +38,15 @@ rule runs:
         [path for name in CHOSEN for path in done(name, SCALE)],
 
 
-rule figures:
-    input:
-        of_chosen(rules.draw_figures.output),
+TARGETS = {name: made([name], *EVERYTHING) for name in EXPERIMENTS}
+TARGETS["figures"] = made(CHOSEN, rules.draw_figures.output)
+TARGETS["tables"] = made(CHOSEN, rules.write_tables.output, rules.judge_claims.output)
+TARGETS["report"] = expand(rules.write_report.output, scale=SCALE)
 
+for target, paths in TARGETS.items():
 
-rule tables:
-    input:
-        of_chosen(rules.write_tables.output),
+    rule:
+        name:
+            target
+        input:
+            paths,

@@ -56,8 +56,8 @@ rule compute_statistics:
 
 rule judge_claims:
     input:
-        rules.compute_statistics.output,
-        source="analysis/claims.py",
+        rules.collect.output,
+        source=sources("analysis/claims.py", "analysis/stats.py", "analysis/bootstrap.py", "analysis/curves.py"),
     output:
         "<tables>/claims.json",
     log:

@@ -17,7 +17,7 @@ CHOSEN = SETTINGS["experiments"]
 # What `python -m analysis` makes of every experiment; a test holds the lists equal to its own.
 FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
     profiles timing learning_curves_other_mode ppo_action ppo_memory""".split()
-TABLES = ["final"]
+TABLES = ["returns", "aggregates", "improvement", "wall_clock", "accounting", "claims"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -60,6 +60,11 @@ def sources(*patterns: str) -> list[str]:
     return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
 
 
-def of_chosen(patterns) -> list[str]:
-    """Paths of every chosen experiment at the chosen scale."""
-    return expand(patterns, scale=SCALE, experiment=CHOSEN)
+def of(experiments, *patterns) -> list[str]:
+    """Paths of these experiments; the scale is left open."""
+    return [path for each in patterns for path in expand(each, experiment=experiments, allow_missing=True)]
+
+
+def made(experiments, *patterns) -> list[str]:
+    """Paths of these experiments at the chosen scale."""
+    return expand(of(experiments, *patterns), scale=SCALE)
