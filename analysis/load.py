@@ -187,7 +187,7 @@ def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, An
     for name, reader in readers.items():
         try:
             parts[name] = reader(folder / name)
-        except (Unreadable, AnalysisError, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a file holds, it must not stop the collection of the others
             faults.append(_fault(folder, name, error))
     parts["frames"] = {name: parts.pop(name) for name in DATA[1:] if name in parts}
     return parts, faults
