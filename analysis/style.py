@@ -37,7 +37,7 @@ METHODS: dict[str, Look] = {
     "s2pg": Look("S2PG", "#D55E00", "-", "o"),
     "bptt5": Look("BPTT 5", "#7CC4EE", "-", "s"),
     "bptt32": Look("BPTT 32", "#1E88C8", "-", "D"),
-    "bptt32_all": Look("BPTT 32, every step", "#3B4CC0", (0, (4, 1.5)), "^"),
+    "bptt32_all": Look("BPTT 32 (every step)", "#3B4CC0", (0, (4, 1.5)), "^"),
     "bptt_full": Look("BPTT whole episode", "#141A46", (0, (1, 1)), "v"),
     "window5": Look("Window 5", "#A9E08F", "-", "P"),
     "window32": Look("Window 32", "#117733", (0, (4, 1.5)), "X"),

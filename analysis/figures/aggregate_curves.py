@@ -17,8 +17,8 @@ CAPTION_STEPS = (
     "final return; a failed run counts as 0. {counts}"
 )
 CAPTION_SECONDS = (
-    "The same returns against training time (environment, acting and learning; evaluation not counted): what a "
-    "method buys for its time. A curve ends where the fastest runs of its method end. {counts}"
+    "The same returns against training time (environment, acting and learning; evaluation not counted): what a method "
+    "buys for its time. A run keeps its last return; a curve ends with the last run of its method. {counts}"
 )
 
 

@@ -48,7 +48,8 @@ def memory(data: Tidy) -> Figure:
 
 def _draw(data: Tidy, group: str) -> Figure:
     tags = ROWS[group]
-    rows = data.scalars[data.scalars["tag"].isin(tags) & np.isfinite(data.scalars["value"].astype(float))]
+    rows = data.scalars[data.scalars["tag"].isin(tags) & (data.scalars["method"] != "random")]
+    rows = rows[np.isfinite(rows["value"].astype(float))]
     tags = {tag: name for tag, name in tags.items() if (rows["tag"] == tag).any()}
     tasks = [task for task in data.tasks if (rows["task"] == task).any()]
     if rows.empty:

@@ -1,0 +1,285 @@
+"""The report: one HTML file that needs nothing but itself.
+
+    python -m analysis report --scale demo --experiments ppo_small ppo_pomdp
+
+It shows what lies in results/tables/<scale>/<experiment> (tidy tables, claims.json, grid.json, result tables *.md,
+evidence*.json, evidence*.md), in results/figures/<scale>/<experiment> (PNG and JSON) and, if they are there, the
+provenance.json of the runs. It computes nothing but sums.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from nbconvert.filters.markdown import markdown2html
+
+from analysis import style
+from analysis.errors import AnalysisError
+from analysis.figures import FIGURES
+from analysis.figures.common import MODE_LABEL, Tidy, short
+
+DPI = style.RC["savefig.dpi"]
+BADGES = {"supported": "yes", "not supported": "no", "not enough data": "open"}
+RULES = {
+    "iqm_difference": "IQM of the normalised final scores, {a} minus {b}",
+    "iqm": "IQM of the normalised final scores of {a}",
+    "probability_of_improvement": "probability that a run of {a} scores above a run of {b}",
+    "time_ratio": "training time per environment step, {a} divided by {b}",
+}
+CURVES = ("sample_efficiency", "time_efficiency")
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A number for readers: three significant digits, thousands separated, a true minus sign, an en dash for none."""
+    if value is None or pd.isna(value):
+        return "–"
+    value = float(value)
+    text = f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+    return text.replace("-", "−")
+
+
+def with_interval(claim: Mapping[str, Any]) -> str:
+    """`0.54 [0.49, 0.59]`, with the digits that the interval's width makes meaningful; an en dash without estimate."""
+    values = [claim.get(key) for key in ("estimate", "low", "high")]
+    if pd.isna(values[0]):
+        return "–"
+    if pd.isna(values[1:]).any() or values[1] == values[2]:
+        return number(values[0])
+    decimals = min(max(1 - math.floor(math.log10(values[2] - values[1])), 0), 4)
+    estimate, low, high = (f"{value:,.{decimals}f}".replace("-", "−") for value in values)
+    return f"{estimate} [{low}, {high}]"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits: s, min or h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{number(seconds / size)} {unit}"
+    return f"{number(seconds)} s"
+
+
+def embed(png: Path) -> dict[str, Any]:
+    """A PNG as a data URI, with its width in CSS pixels, so that text in figures has the size of text around them."""
+    content = png.read_bytes()
+    width = struct.unpack(">I", content[16:20])[0]
+    return {"src": "data:image/png;base64," + base64.b64encode(content).decode(), "width": round(width * 96 / DPI)}
+
+
+def load_json(path: Path) -> Any:
+    """Content of a JSON file; AnalysisError names the file if it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise AnalysisError(f"{path}: not JSON ({error})") from error
+
+
+def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
+    """All that the template shows of one experiment."""
+    tables, figures, runs = (results / kind / scale / name for kind in ("tables", "figures", "runs"))
+    data = Tidy.read(tables)
+    spec = data.grid.get("spec", {})
+    provenance = sorted(runs.glob("*/*/seed_*/provenance.json"))
+    return {
+        "name": name,
+        "title": spec.get("title", name),
+        "spec": spec,
+        "mode": MODE_LABEL[data.mode],
+        "tasks": [style.task_label(task) for task in data.tasks],
+        "methods": [style.label(method) for method in data.methods],
+        "runs": tally(data.runs),
+        "seeds": data.counts().split(";")[0],
+        "lost": lost(data.runs),
+        "claims": claims(tables / "claims.json", spec),
+        "evidence": evidence(tables),
+        "figures": pictures(figures),
+        "tables": result_tables(tables),
+        "provenance": origin(data.runs, [load_json(path) for path in provenance]),
+        "budget": budget(data.runs, spec),
+    }
+
+
+def tally(runs: pd.DataFrame) -> dict[str, int]:
+    """Numbers of attempted, finished, failed and missing runs."""
+    states = runs["status"].value_counts()
+    return {"attempted": len(runs), **{state: int(states.get(state, 0)) for state in ("finished", "failed", "missing")}}
+
+
+def lost(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Runs that did not finish, by task, method, status and reason, with their seeds."""
+    rows = runs[runs["status"] != "finished"].fillna({"reason": "no reason given"})
+    keys = ["task", "method", "status", "reason"]
+    groups = rows.groupby(keys, sort=False)["seed"]
+    seeds = groups.apply(lambda s: ", ".join(map(str, sorted(s)))) if len(rows) else {}
+    return [
+        {**dict(zip(keys, key, strict=True)), "method": style.label(key[1]), "seeds": found}
+        for key, found in seeds.items()
+    ]
+
+
+def claims(path: Path, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Verdicts with their rule in words, budget in words and the picture of interval and threshold."""
+    rules = {claim["id"]: claim["rule"] for claim in spec.get("claims", [])}
+    verdicts = load_json(path)["claims"] if path.exists() else []
+    return [claim | described(claim, rules.get(claim["id"], {})) for claim in verdicts]
+
+
+def described(claim: Mapping[str, Any], rule: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a verdict that need words."""
+    names = {key: style.label(rule[key]) if key in rule else "?" for key in ("a", "b")}
+    steps = sorted(set(claim.get("budget", {}).values()))
+    span = " to ".join(number(n) for n in dict.fromkeys(steps[:1] + steps[-1:]))
+    return {
+        "badge": BADGES.get(claim["verdict"], "open"),
+        "what": RULES.get(claim["statistic"], claim["statistic"]).format(**names),
+        "min_seeds": rule.get("min_seeds"),
+        "steps": f"{span} environment steps per run" if span else "no finished run",
+        "value": with_interval(claim),
+        "strip": strip(claim),
+    }
+
+
+def strip(claim: Mapping[str, Any]) -> dict[str, float] | None:
+    """Places in percent of low, high, estimate and threshold on a common line; None without an interval."""
+    values = {key: claim.get(key) for key in ("low", "high", "estimate", "threshold")}
+    if any(value is None or pd.isna(value) for value in values.values()):
+        return None
+    start, end = min(values.values()), max(values.values())
+    margin = 0.15 * (end - start or 1.0)
+    return {key: 100 * (value - start + margin) / (end - start + 2 * margin) for key, value in values.items()}
+
+
+def evidence(folder: Path) -> list[dict[str, Any]]:
+    """What stands beside the claims: evidence*.json ([{title, text, table}]) and evidence*.md.
+
+    `text` is Markdown; `table` is a list of rows, each a mapping from column to value, or absent.
+    """
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("evidence*.json")):
+        content = load_json(path)
+        for item in content if isinstance(content, list) else [content]:
+            if not isinstance(item, dict) or "title" not in item:
+                raise AnalysisError(f"{path}: every piece of evidence is a mapping with title, text and table")
+            table = item.get("table") or []
+            columns = list(dict.fromkeys(column for row in table for column in row))
+            rows = [[cell(row.get(column)) for column in columns] for row in table]
+            text = prose(item.get("text", ""))
+            found.append({"title": item["title"], "text": text, "columns": columns, "rows": rows})
+    return found + [{"title": "", "text": prose(path.read_text())} for path in sorted(folder.glob("evidence*.md"))]
+
+
+def cell(value: object) -> str:
+    """A table cell: numbers as readers like them, the rest as text."""
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value or "")
+
+
+def prose(markdown: str) -> Markup:
+    """Markdown as HTML; tags in the source are shown, not obeyed."""
+    return Markup(markdown2html(markdown.replace("&", "&amp;").replace("<", "&lt;")))
+
+
+def pictures(folder: Path) -> list[dict[str, Any]]:
+    """Figures in the order of the registry with their titles and captions; those that were not drawn are left out."""
+    drawn = [name for name in FIGURES if (folder / f"{name}.png").exists() and (folder / f"{name}.json").exists()]
+    return [{"name": name, **load_json(folder / f"{name}.json"), **embed(folder / f"{name}.png")} for name in drawn]
+
+
+def result_tables(folder: Path) -> list[Markup]:
+    """The Markdown tables of the experiment."""
+    return [prose(path.read_text()) for path in sorted(folder.glob("*.md")) if not path.name.startswith("evidence")]
+
+
+def origin(runs: pd.DataFrame, provenance: list[dict[str, Any]]) -> dict[str, str]:
+    """Where the runs come from, each fact once: revisions, versions, hardware, commands."""
+    known = runs.dropna(subset=["git_revision"])
+    pairs = zip(known["git_revision"], known["git_dirty"].fillna(False).astype(bool), strict=True)
+    revisions = [f"{revision[:12]}{' (with uncommitted changes)' if dirty else ''}" for revision, dirty in pairs]
+    packages = sorted({f"{k} {v}" for p in provenance for k, v in p.get("packages", {}).items()})
+    machines = [f"{p.get('cpu')}, {p.get('cores')} cores, {p.get('platform')}" for p in provenance]
+    started = sorted(runs["started"].dropna())
+    return {
+        "Code revision": joined(revisions),
+        "Hyperparameter profile": joined(runs["profile"].dropna()),
+        "Hardware": joined(machines or runs["cpu"].dropna()),
+        "GPU": joined(p["gpu"] for p in provenance if p.get("gpu")),
+        "Python": joined(p["python"] for p in provenance if p.get("python")),
+        "Packages": joined(packages),
+        "Runs started": " to ".join(dict.fromkeys([*started[:1], *started[-1:]])),
+        "Command of a run": provenance[0].get("command", "") if provenance else "",
+    }
+
+
+def joined(values: Iterable[object]) -> str:
+    """Distinct values in the order of their first appearance."""
+    return ", ".join(dict.fromkeys(str(value) for value in values))
+
+
+def budget(runs: pd.DataFrame, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Time, steps and memory spent: in total and per method (of runs that left a result)."""
+    cores = spec.get("resources", {}).get("cores", 1)
+    spent = runs.assign(seconds=runs["seconds"].astype(float), steps=runs["steps"].astype(float))
+    rows = spent.groupby("method").agg(
+        runs=("seed", "size"), steps=("steps", "sum"), seconds=("seconds", "sum"), memory=("peak_memory_mb", "max")
+    )
+    return {
+        "core_hours": number(cores * spent["seconds"].sum() / 3600),
+        "steps": short(spent["steps"].sum()),
+        "memory": number(spent["peak_memory_mb"].max()),
+        "rows": [
+            [style.label(m), number(r.runs), short(r.steps), duration(r.seconds), number(r.memory)]
+            for m, r in rows.loc[style.order_methods(rows.index)].iterrows()
+        ],
+    }
+
+
+def share_of_paper(scale: str, spec: Mapping[str, Any]) -> str:
+    """One sentence: steps and seeds at this scale beside those of the `paper` scale; empty if the spec has neither."""
+    scales = spec.get("scales", {})
+    if scale == "paper" or not {"epochs", "steps_per_epoch", "seeds"} <= scales.get(scale, {}).keys():
+        return ""
+    here = scales[scale]
+    text = f"{number(here['epochs'] * here['steps_per_epoch'])} environment steps per run and {here['seeds']} seeds"
+    paper = scales.get("paper", {})
+    if not {"epochs", "steps_per_epoch", "seeds"} <= paper.keys():
+        return text
+    return f"{text}; the paper scale has {number(paper['epochs'] * paper['steps_per_epoch'])} and {paper['seeds']}"
+
+
+def write(scale: str, names: Iterable[str], results: Path, out: Path) -> Path:
+    """Write the report on some experiments at one scale to `out`; AnalysisError if one has no tables."""
+    experiments = [experiment(scale, name, results) for name in names]
+    for one in experiments:
+        one["share"] = share_of_paper(scale, one["spec"])
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number)
+    html = environment.get_template("report.html.j2").render(scale=scale, experiments=experiments)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html, encoding="utf-8")
+    return out
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis report`."""
+    parser.add_argument("--scale", required=True, help="scale of the runs, e.g. demo")
+    parser.add_argument("--experiments", nargs="+", metavar="NAME", required=True, help="experiments, in this order")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of results (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="file to write (default: RESULTS/report/SCALE.html)")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """`python -m analysis report`."""
+    out = arguments.out or arguments.results / "report" / f"{arguments.scale}.html"
+    print(write(arguments.scale, arguments.experiments, arguments.results, out))
