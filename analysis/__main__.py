@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "claims": ("analysis.claims", "judge each claim of the experiment by its rule, written before running"),
     "tables": ("analysis.tables", "write the result tables as Markdown, CSV and LaTeX"),
     "figures": ("analysis.figures", "draw the figures as PDF and PNG"),
+    "notebooks": ("analysis.notebooks", "execute the notebooks and write them as .ipynb and .html"),
     "report": ("analysis.report", "write the self-contained HTML report"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from analysis import schema, style
-from analysis.errors import AnalysisError
+from analysis import schema, stats, style
+from analysis.load import read_tables
 
 MODES = ("mean", "sample")
+DERIVED = {"scores": stats.scores, "statistics": stats.statistics, "wall_clock": stats.wall_clock}
 MODE_LABEL = {"mean": "noise-free policy", "sample": "sampled policy"}
 
 
@@ -45,13 +45,17 @@ class Tidy:
 
     @classmethod
     def read(cls, folder: str | Path, mode: str = "") -> Tidy:
-        """Read all tables in `folder`; AnalysisError if it holds no `runs.parquet`."""
-        folder = Path(folder)
-        if not (folder / "runs.parquet").exists():
-            raise AnalysisError(f"{folder} holds no runs.parquet; make it with `python -m analysis collect`")
-        grid = folder / "grid.json"
-        frames = {n: pd.read_parquet(p) for n in schema.TABLES if (p := folder / f"{n}.parquet").exists()}
-        return cls(frames, json.loads(grid.read_text()) if grid.exists() else {}, mode)
+        """Read all tables in `folder`; statistics that are not there are computed.
+
+        Raises:
+            AnalysisError: a table of the runs is absent or breaks its schema.
+        """
+        folder, tables = Path(folder), read_tables(Path(folder))
+        frames = {name: getattr(tables, name) for name in ("runs", "scalars", "episodes", "timing")}
+        for name, compute in DERIVED.items():
+            path = folder / f"{name}.parquet"
+            frames[name] = pd.read_parquet(path) if path.exists() else compute(tables)
+        return cls(frames, tables.grid, mode)
 
     def __getattr__(self, name: str) -> pd.DataFrame:
         if name not in schema.TABLES:
