@@ -29,8 +29,8 @@ include: "workflow/rules/report.smk"
 
 rule all:
     input:
-        report=expand(rules.write_report.output, scale=SCALE),
-        notebooks=[],
+        expand(rules.write_report.output, scale=SCALE),
+        expand(rules.execute_notebooks.output, scale=SCALE),
 
 
 rule runs:
@@ -41,6 +41,7 @@ rule runs:
 TARGETS = {name: made([name], *EVERYTHING) for name in EXPERIMENTS}
 TARGETS["figures"] = made(CHOSEN, rules.draw_figures.output)
 TARGETS["tables"] = made(CHOSEN, rules.write_tables.output, rules.judge_claims.output)
+TARGETS["notebooks"] = expand(rules.execute_notebooks.output, scale=SCALE)
 TARGETS["report"] = expand(rules.write_report.output, scale=SCALE)
 
 for target, paths in TARGETS.items():

@@ -141,12 +141,14 @@ def test_a_typo_in_an_experiment_file_names_file_and_key(tmp_path: Path) -> None
     assert "eval_episode" in dry.stdout + dry.stderr
 
 
-def test_the_workflow_knows_every_figure_and_table_that_analysis_makes() -> None:
+def test_the_workflow_knows_every_figure_table_and_notebook_that_analysis_makes() -> None:
     from analysis.figures import FIGURES
+    from analysis.notebooks import NOTEBOOKS
     from analysis.tables import TABLES
 
     assert sorted(common().FIGURES) == sorted(FIGURES)
     assert sorted(common().TABLES) == sorted(TABLES)
+    assert sorted(common().NOTEBOOKS) == sorted(NOTEBOOKS)
 
 
 def test_a_fingerprint_changes_with_the_run_and_with_nothing_else(

@@ -1,5 +1,9 @@
 # From run folders to tables, statistics, verdicts and figures, one experiment at a time. No rule here reads a run folder
 # but `collect`, and none names the program text of another, so that editing a plot redraws plots and nothing else.
+localrules:
+    list_grid,
+
+
 rule list_grid:
     input:
         lambda w: os.path.relpath(EXPERIMENTS[w.experiment].path),

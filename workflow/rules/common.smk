@@ -18,6 +18,7 @@ CHOSEN = SETTINGS["experiments"]
 FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
     profiles timing learning_curves_other_mode ppo_action ppo_memory""".split()
 TABLES = ["returns", "aggregates", "improvement", "wall_clock", "accounting", "claims"]
+NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))

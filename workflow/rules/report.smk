@@ -1,4 +1,4 @@
-# From everything that was made to one page.
+# From everything that was made to one page, and to notebooks that go through it step by step.
 EVERYTHING = rules.judge_claims.output, rules.write_tables.output, rules.draw_figures.output
 
 
@@ -20,3 +20,22 @@ rule write_report:
     shell:
         "python -m analysis report --results {params.results} --scale {wildcards.scale}"
         " --experiments {params.experiments} --out {output} > {log} 2>&1"
+
+
+rule execute_notebooks:
+    input:
+        of(CHOSEN[:1], rules.compute_statistics.output, rules.judge_claims.output),
+        source=sources("analysis/notebooks/*.py", "analysis/figures/*.py", "analysis/style.py"),
+    output:
+        expand("<results>/notebooks/{{scale}}/{notebook}.{kind}", notebook=NOTEBOOKS, kind=["ipynb", "html"]),
+    log:
+        "<results>/logs/{scale}/notebooks.log",
+    conda:
+        "../../environment.yml"
+    params:
+        data=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+    message:
+        "Executing the notebooks on {params.data}"
+    shell:
+        "python -m analysis notebooks --data {params.data} --out {params.out} > {log} 2>&1"
