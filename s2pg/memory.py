@@ -106,15 +106,23 @@ class Recurrent(Memory):
         self.features = features + hidden
 
     def read(self, obs: Tensor, start: Tensor, z: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        e, skip = self.embed(obs)
-        forgets, states = bool(start.any()), []
-        for g, fresh in zip(self.cell.project(e).unbind(-2), start.unsqueeze(-1).unbind(-2), strict=True):
-            z = self.cell.step(g, torch.where(fresh, 0.0, z) if forgets else z)
-            states.append(z)
+        states = self._unroll(obs, start, z)
         if keep is None:
-            return torch.cat([skip[..., -1, :], self.cell.output(z)], -1), z
-        m = torch.stack(states, -2)[keep]
-        return torch.cat([skip[keep], self.cell.output(m)], -1), m
+            m = states[-1]
+        else:
+            used = keep.flatten(0, -2).any(0).nonzero().flatten().tolist()  # steps at which anything is kept
+            m = torch.stack([states[t] for t in used], -2)[keep[..., used]]
+        return torch.cat([self.embed.skip(_at(obs, keep)), self.cell.output(m)], -1), m
+
+    def _unroll(self, obs: Tensor, start: Tensor, z: Tensor) -> list[Tensor]:
+        """The memory after each of the L steps, `L x [*, Z]`."""
+        gates = self.cell.project(self.embed(obs.movedim(-2, 0)))  # time first: the steps lie together in memory
+        starts = start.unsqueeze(-1).movedim(-2, 0)
+        forgets, states = starts.flatten(1).any(1).tolist(), []
+        for g, fresh, forget in zip(gates, starts, forgets, strict=True):
+            z = self.cell.step(g, torch.where(fresh, 0.0, z) if forget else z)
+            states.append(z)
+        return states
 
 
 def _at(x: Tensor, keep: Tensor | None, dims: int = 1) -> Tensor:

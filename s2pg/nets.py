@@ -27,9 +27,9 @@ def mlp(sizes: list[int], gain: float = 1.0) -> nn.Sequential:
 
 
 class Embedding(nn.Module):
-    """The reference's input layer: separate ReLU embeddings of the observation and the previous action.
+    """The reference's input layers: separate ReLU embeddings of the observation and the previous action.
 
-    `[*, O] -> (e [*, features or 2*features], s [*, features])`: e feeds the cell, s skips it.
+    `forward` feeds the cell, `[*, O] -> [*, outputs]`; `skip` goes around it, `[*, O] -> [*, features]`.
     """
 
     def __init__(self, width: Width, features: int, gain: float) -> None:
@@ -37,16 +37,18 @@ class Embedding(nn.Module):
         self.width = width
         gain = math.sqrt(2) * gain
         self.observation = linear(width.env, features, gain)
-        self.skip = linear(width.env, features, gain)
+        self.bypass = linear(width.env, features, gain)
         self.previous = linear(width.previous_action, features, gain) if width.previous_action else None
         self.outputs = features * (2 if self.previous else 1)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor) -> Tensor:
         env, previous = obs.split(self.width, -1)
-        e = torch.relu(self.observation(env))
-        if self.previous is not None:
-            e = torch.cat([e, torch.relu(self.previous(previous))], -1)
-        return e, torch.relu(self.skip(env))
+        e = self.observation(env)
+        return torch.relu(e if self.previous is None else torch.cat([e, self.previous(previous)], -1))
+
+    def skip(self, obs: Tensor) -> Tensor:
+        """The skip connection reads the observation without the previous action."""
+        return torch.relu(self.bypass(obs[..., : self.width.env]))
 
 
 class Cell(nn.Module):

@@ -95,7 +95,7 @@ class PPO:
             batch, metrics = self.prepare(rollout)
         acted = Decision(batch.mean, self.policy.log_sigma.detach().clone(), self.policy.actions, batch.z)
         sequences = cut(rollout.start, self.policy.memory.context, self.loss_on)
-        logs = []
+        logs: list[dict[str, Tensor]] = []
         for index in range(self.hparams.passes):
             last = index == self.hparams.passes - 1
             for chosen in sequences.minibatches(self.hparams.minibatch, generator):
@@ -105,7 +105,7 @@ class PPO:
                     rows = chosen.rows[chosen.keep]
                     acted_there = acted._replace(mean=batch.mean[rows])
                     logs.append(diagnostics(terms, acted_there, self.hparams.clip) | norms)
-        metrics |= {key: float(torch.stack([log[key] for log in logs]).mean()) for key in logs[0]}
+        metrics |= {key: torch.stack([log[key] for log in logs]).mean().item() for key in logs[0]}
         metrics["data/padding"] = sequences.padding
         return self._finite(metrics)
 
@@ -113,9 +113,7 @@ class PPO:
         """Values, advantages and log-probabilities of the policy that acted."""
         value, next_value = self.values(rollout)
         hp = self.hparams
-        raw = advantages(
-            rollout.reward, value, next_value, rollout.terminated, rollout.done, hp.gamma, hp.gae_lambda
-        )
+        raw = advantages(rollout.reward, value, next_value, rollout.terminated, rollout.done, hp.gamma, hp.gae_lambda)
         target = raw + value
         acted = Decision(rollout.mean, self.policy.log_sigma.clamp(-20.0, 2.0), self.policy.actions, rollout.z)
         columns = (

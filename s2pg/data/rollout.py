@@ -33,7 +33,9 @@ class Rollout:
     done: Tensor  # [T, N] bool: terminated or truncated
 
     @classmethod
-    def empty(cls, shape: tuple[int, int], widths: dict[str, int], z: int, critic_z: int, u: int, device: Any) -> Rollout:
+    def empty(
+        cls, shape: tuple[int, int], widths: dict[str, int], z: int, critic_z: int, u: int, device: Any
+    ) -> Rollout:
         """Uninitialised storage for `shape = (T, N)`."""
 
         def new(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -26,7 +26,9 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise RunError(f"{path}: could not be written ({error.strerror or error}); the old file is untouched") from error
+        raise RunError(
+            f"{path}: could not be written ({error.strerror or error}); the old file is untouched"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

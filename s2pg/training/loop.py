@@ -31,7 +31,9 @@ from s2pg.types import Mode
 MODES: tuple[Mode, ...] = ("sample", "mean")
 
 
-def train(config: RunConfig, build: Callable[[RunConfig, worlds.Spec], Agent], out: Path, progress: bool = True) -> dict:
+def train(
+    config: RunConfig, build: Callable[[RunConfig, worlds.Spec], Agent], out: Path, progress: bool = True
+) -> dict:
     """Train one run into the folder `out` and return the content of its `done.json`.
 
     A finished run is left alone, an interrupted one is resumed from its checkpoint, and a folder that holds a run with
