@@ -75,7 +75,7 @@ def test_demo_is_what_snakemake_makes_when_nothing_is_said(tmp_path: Path) -> No
     assert plan(ROOT, "--config", f"results={tmp_path}")["train"] == runs("demo")
 
 
-@pytest.mark.parametrize("target", ["all", "runs", "figures", "tables", "notebooks", "report"])
+@pytest.mark.parametrize("target", ["all", "runs", "figures", "tables", "report"])
 def test_every_named_target_can_be_planned(target: str, tmp_path: Path) -> None:
     assert plan(ROOT, target, "--config", "scale=smoke", f"results={tmp_path}")["train"] == runs("smoke")
 
