@@ -27,6 +27,7 @@ from analysis import style
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
 from analysis.figures.common import MODE_LABEL, Tidy, short
+from analysis.tables import TABLES
 
 DPI = style.RC["savefig.dpi"]
 BADGES = {"supported": "yes", "not supported": "no", "not enough data": "open"}
@@ -193,9 +194,14 @@ def pictures(folder: Path) -> list[dict[str, Any]]:
     return [{"name": name, **load_json(folder / f"{name}.json"), **embed(folder / f"{name}.png")} for name in drawn]
 
 
-def result_tables(folder: Path) -> list[Markup]:
-    """The Markdown tables of the experiment."""
-    return [prose(path.read_text()) for path in sorted(folder.glob("*.md")) if not path.name.startswith("evidence")]
+def result_tables(folder: Path) -> list[dict[str, Any]]:
+    """The Markdown tables of the experiment in the order of their registry; long ones are folded away."""
+    written = [name for name in TABLES if name != "claims" and (folder / f"{name}.md").exists()]
+    texts = {name: (folder / f"{name}.md").read_text() for name in written}
+    return [
+        {"title": name.replace("_", " ").capitalize(), "html": prose(text), "fold": name == "accounting" or text.count("\n") > 48}
+        for name, text in texts.items()
+    ]
 
 
 def origin(runs: pd.DataFrame, provenance: list[dict[str, Any]]) -> dict[str, str]:
