@@ -13,13 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # Each layer of s2pg may import itself, the layers before it, and the leaves.
-ORDER = ["nets", "memory", "policy critic", "algorithms", "imitation", "training", "build", "cli __main__"]
+ORDER = ["nets", "memory", "policy critic", "algorithms", "imitation", "training", "build", "commands", "cli __main__"]
 LEAVES = {"types", "config"}
 BESIDE = {
     "data": {"nets", "memory", "policy"},
     "gradients": {"nets", "memory", "policy", "critic", "algorithms", "data"},
 }
-ABOVE_DATA = {"algorithms", "imitation", "training", "build", "cli", "__main__", "gradients"}
+ABOVE_DATA = {"algorithms", "imitation", "training", "build", "commands", "cli", "__main__", "gradients"}
 PACKAGES = {"s2pg", "envs", "analysis", "workflow"}
 MAY_IMPORT = {"envs": {"envs"}, "analysis": {"analysis"}, "workflow": {"workflow", "s2pg"}, "s2pg": {"s2pg", "envs"}}
 NO_TORCH = ["envs", "analysis", "workflow"]

@@ -1,0 +1,40 @@
+"""`s2pg train`: one run into one folder."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from s2pg.build import build
+from s2pg.config import ConfigError, RunConfig, parse_overrides, resolve
+from s2pg.training import loop, worlds
+
+
+def run(args: Namespace) -> int:
+    """Train; 0 also for a run that diverged, which is a result and not a mistake."""
+    torch.set_num_threads(args.threads)
+    config = configuration(args)
+    out = Path(args.out or Path("results", config.id.folder))
+    done = loop.train(config, build, out, progress=not args.quiet)
+    if done["status"] == "failed":
+        print(f"failed: {done['reason']} ({out})")
+    elif not args.quiet:
+        print(f"{done['status']}: {done['steps']} steps in {done['seconds']:.1f} s ({out})")
+    return 0
+
+
+def configuration(args: Namespace) -> RunConfig:
+    """The run that the arguments name, with a task that can be built."""
+    overrides = parse_overrides(args.set)
+    if args.device:
+        overrides["device"] = args.device
+    config = resolve(args.experiment, args.task, args.method, args.seed, args.scale, overrides)
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device: {config.device!r}, but PyTorch sees no CUDA here; allowed: auto, cpu")
+    try:
+        worlds.spec(config.task, config.task_options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"task {config.task} with task_options {config.task_options}: {error}") from error
+    return config
