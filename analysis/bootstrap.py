@@ -7,11 +7,12 @@ with equal numbers of runs per task these are exactly rliable's statistics and i
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float64]
 LEVEL = (2.5, 97.5)
 
 

@@ -31,7 +31,7 @@ class Verdict:
 
     id: str
     text: str
-    verdict: Literal["supported", "not supported", "not enough data"]
+    verdict: str  # supported, not supported or not enough data
     statistic: str
     estimate: float | None
     low: float | None
@@ -88,7 +88,8 @@ def iqm(samples: Sequence[Sample], reps: int, seed: int) -> Array:
 
 def probability_of_improvement(samples: Sequence[Sample], reps: int, seed: int) -> Array:
     """Probability that a run of `a` scores above a run of `b`, mean over tasks."""
-    return stats.improvement(*samples, reps, seed)
+    a, b = samples
+    return stats.improvement(a, b, reps, seed)
 
 
 def time_ratio(samples: Sequence[Sample], reps: int, seed: int) -> Array:
@@ -157,7 +158,7 @@ def parse_rule(claim: Mapping[str, Any]) -> Rule:
     return Rule(name, rule["a"], rule.get("b", ""), float(rule["threshold"]), int(rule["min_seeds"]))
 
 
-def decide(low: float, high: float, threshold: float) -> tuple[Any, str]:
+def decide(low: float, high: float, threshold: float) -> tuple[str, str]:
     """Verdict and reason from the ends of an interval."""
     if low > threshold:
         return SUPPORTED, f"the whole 95 % interval lies above {threshold:g}"

@@ -5,11 +5,11 @@ after its last it keeps it. A failed run has the random policy's return from its
 itself does not learn: its curve is flat.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis import bootstrap
 from analysis.bootstrap import Array
@@ -28,14 +28,15 @@ def grid(evaluated: pd.DataFrame, axis: str) -> Array:
     return places[np.unique(np.linspace(0, len(places) - 1, POINTS).astype(int))] if len(places) > POINTS else places
 
 
-def steps_of(run: Mapping[str, Any], curve: pd.DataFrame | None, axis: str, random: float, flat: bool) -> Steps:
-    """A run's curve as a step function. random: the random policy's return; flat: the run does not learn."""
+def steps_of(status: str, curve: pd.DataFrame | None, axis: str, random: float, flat: bool) -> Steps:
+    """A run's curve as a step function. status: finished or failed; random: the random policy's return; flat: the run
+    does not learn."""
     if curve is None or curve[axis].isna().any():
         return np.array([-np.inf]), np.array([random])
     at, values = curve[axis].to_numpy(float), curve["return"].to_numpy()
     if flat:
         return np.array([-np.inf]), values.mean(keepdims=True)
-    if run["status"] == "failed":
+    if status == "failed":
         return np.r_[at, np.nextafter(at[-1], np.inf)], np.r_[values, random]
     return at, values
 
@@ -47,7 +48,7 @@ def held(curve: Steps, places: Array) -> Array:
     return np.where(index < 0, np.nan, values[np.maximum(index, 0)])
 
 
-def until(curves: Sequence[Steps], places: Array) -> Array:
+def until(curves: Sequence[Steps], places: Array) -> NDArray[np.bool_]:
     """Which places [K] to show: up to the first one at which every one of the curves has ended."""
     end = max(at[-1] for at, _ in curves)
     last = len(places) - 1 if np.isinf(end) else min(int(np.searchsorted(places, end)), len(places) - 1)

@@ -5,6 +5,7 @@ One bad run never takes the collection down and is never hidden: it becomes a ro
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import struct
@@ -176,20 +177,21 @@ def _records(path: Path) -> Iterator[bytes]:
 
 def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What could be read of a run folder, by file ("frames": the data tables), and what could not."""
-    readers: dict[str, Callable[[Path], Any]] = {
-        "done.json": _done,
-        "config.yaml": lambda path: _config(path, identity),
-        "provenance.json": _provenance,
+    data = {"scalars": _scalars, "episodes": _episodes, "timing": _timing}
+    readers: dict[str, Callable[[], Any]] = {
+        "done.json": lambda: _done(folder / "done.json"),
+        "config.yaml": lambda: _config(folder / "config.yaml", identity),
+        "provenance.json": lambda: _provenance(folder / "provenance.json"),
+        **{name: functools.partial(_tidy, name, read, folder, identity) for name, read in data.items()},
     }
-    for name, read in {"scalars": _scalars, "episodes": _episodes, "timing": _timing}.items():
-        readers[name] = lambda _, name=name, read=read: _tidy(name, read(folder), identity)
-    parts, faults = {}, []
+    parts: dict[str, Any] = {}
+    faults: list[str] = []
     for name, reader in readers.items():
         try:
-            parts[name] = reader(folder / name)
+            parts[name] = reader()
         except Exception as error:  # whatever a file holds, it must not stop the collection of the others
             faults.append(_fault(folder, name, error))
-    parts["frames"] = {name: parts.pop(name) for name in DATA[1:] if name in parts}
+    parts["frames"] = {name: parts.pop(name) for name in data if name in parts}
     return parts, faults
 
 
@@ -264,9 +266,9 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise Unreadable(f"cannot be read ({' '.join(str(error).split())[:80]})") from error
 
 
-def _tidy(name: str, frame: pd.DataFrame, identity: Mapping[str, Any]) -> pd.DataFrame:
-    """The frame as rows of table `name`; columns that the table does not know are left out."""
-    named = frame.assign(**{key: identity[key] for key in ("experiment", "task", "method", "seed")})
+def _tidy(name: str, read: Callable[[Path], pd.DataFrame], folder: Path, identity: Mapping[str, Any]) -> pd.DataFrame:
+    """A run's rows of table `name`; columns that the table does not know are left out."""
+    named = read(folder).assign(**{key: identity[key] for key in ("experiment", "task", "method", "seed")})
     return schema.check(name, named[[column for column in named if column in schema.TABLES[name].names]])
 
 

@@ -18,11 +18,12 @@ has no interval.
 """
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from analysis.load import Tables, read_tables, write_table
 REPS = 2000
 LAST = 0.1
 RANDOM, ORACLE = "random", "oracle"
+AGGREGATES = ("iqm", "median", "mean", "optimality_gap")
 TAUS = np.round(np.linspace(-0.25, 1.5, 71), 3)
 RUN = ["task", "method", "seed"]
 
@@ -170,17 +172,34 @@ def sample(scores: pd.DataFrame, method: str, column: str = "normalised") -> Sam
     return Sample(values, tuple(task for task in found if task not in values))
 
 
+def shared(a: Sample, b: Sample) -> tuple[Sample, Sample]:
+    """Both samples on the tasks on which both have scores."""
+    return a.on(list(b.values)), b.on(list(a.values))
+
+
 def tally(runs: pd.DataFrame) -> dict[str, int]:
     """Numbers of attempted, finished, failed and missing runs."""
     return {"attempted": len(runs), **{status: int((runs["status"] == status).sum()) for status in schema.STATUSES}}
 
 
-class Rows:
-    """Collects rows of the table `statistics` for one evaluation mode."""
+class Support(NamedTuple):
+    """What an estimate rests on: whether every task has several runs (else it has no interval); tasks left out."""
 
-    def __init__(self, tables: Tables, mode: str):
-        self.experiment, self.mode = str(tables.runs["experiment"].iloc[0]), mode
-        self.tasks = list(tables.runs["task"].unique())
+    several: bool
+    absent: Sequence[str] = ()
+
+
+def support(*samples: Sample) -> Support:
+    """The support of an estimate from these samples, which have scores on the same tasks."""
+    return Support(min((size for one in samples for size in one.sizes), default=0) > 1, samples[0].absent)
+
+
+class Book:
+    """Collects the rows of the table `statistics` for one evaluation mode."""
+
+    def __init__(self, tables: Tables, mode: str, reps: int, seed: int):
+        self.experiment, self.mode, self.reps, self.seed = str(tables.runs["experiment"].iloc[0]), mode, reps, seed
+        self.tasks, self.methods = (list(tables.runs[column].unique()) for column in ("task", "method"))
         self.rows: list[dict[str, Any]] = []
         self._runs = {key: tally(frame) for key, frame in tables.runs.groupby(["task", "method"])}
 
@@ -194,30 +213,30 @@ class Rows:
         statistic: str,
         score: str,
         method: str,
-        distribution: Array | None,
+        found: Array | None,
+        support: Support,
         *,
         task: str = "all",
         versus: str = "",
         x: Array | None = None,
-        interval: bool = True,
-        absent: Sequence[str] = (),
     ) -> None:
         """Adds an estimate [1 + reps] or a curve of estimates [1 + reps, K] at x [K]; None: nothing could be said."""
         counts = self.counts(task, [method, versus])
         notes = [f"{counts['missing']} of {counts['attempted']} runs missing"] if counts["missing"] else []
-        notes += [f"tasks left out: {', '.join(absent)}"] if absent else []
-        head = {"experiment": self.experiment, "statistic": statistic, "mode": self.mode, "score": score, "task": task}
-        head |= {"method": method, "versus": versus, **counts, "complete": not notes, "note": "; ".join(notes)}
-        for place, estimate, low, high in _points(distribution, x, interval):
+        notes += [f"tasks left out: {', '.join(support.absent)}"] if support.absent else []
+        head: dict[str, Any] = {"experiment": self.experiment, "statistic": statistic, "mode": self.mode}
+        head |= {"score": score, "task": task, "method": method, "versus": versus}
+        head |= {**counts, "complete": not notes, "note": "; ".join(notes)}
+        for place, estimate, low, high in _points(found, x, support.several):
             self.rows.append({**head, "x": place, "estimate": estimate, "low": low, "high": high})
 
 
-def _points(distribution: Array | None, x: Array | None, interval: bool) -> Iterator[tuple[float, ...]]:
-    if distribution is None:
+def _points(found: Array | None, x: Array | None, several: bool) -> Iterator[tuple[float, ...]]:
+    if found is None:
         yield (np.nan,) * 4
         return
-    estimate = np.atleast_1d(distribution[0])
-    ends = bootstrap.interval(distribution) if interval else (np.nan * distribution[0],) * 2
+    estimate = np.atleast_1d(found[0])
+    ends = bootstrap.interval(found) if several else (np.nan * found[0],) * 2
     places = np.full(len(estimate), np.nan) if x is None else x
     yield from zip(places, estimate, *map(np.atleast_1d, ends), strict=True)
 
@@ -230,34 +249,27 @@ def statistics(tables: Tables, reps: int = REPS, seed: int = 0) -> pd.DataFrame:
     scored = _normalise(raw, ends)
     rows = []
     for mode in schema.MODES:
-        book = Rows(tables, mode)
+        book = Book(tables, mode, reps, seed)
         for kind in schema.SCORES:
             part = scored[(scored["mode"] == mode) & (scored["score"] == kind)]
-            _aggregates(book, kind, part, reps, seed)
-            _improvements(book, kind, part, reps, seed)
-            _returns(book, kind, part, reps, seed)
+            _aggregates(book, kind, part)
+            _improvements(book, kind, part)
+            _returns(book, kind, part)
         limits = ends[ends["mode"] == mode].set_index("task")
-        _curves(book, tables, evaluated[evaluated["mode"] == mode], limits, reps, seed)
+        _curves(book, tables, evaluated[evaluated["mode"] == mode], limits)
         rows += book.rows
     return schema.frame("statistics", rows)
 
 
-def _methods(scores: pd.DataFrame) -> list[str]:
-    return list(scores["method"].unique())
-
-
-def _aggregates(book: Rows, kind: str, scores: pd.DataFrame, reps: int, seed: int) -> None:
-    for method in _methods(scores):
+def _aggregates(book: Book, kind: str, scores: pd.DataFrame) -> None:
+    for method in book.methods:
         mine = sample(scores, method)
-        known = {"absent": mine.absent, "interval": min(mine.sizes, default=0) > 1}
-        found = (
-            aggregates(mine, reps, seed) if mine.sizes else dict.fromkeys(("iqm", "median", "mean", "optimality_gap"))
-        )
-        for name, distribution in found.items():
-            book.add(name, kind, method, distribution, **known)
+        found = aggregates(mine, book.reps, book.seed) if mine.sizes else {}
+        for name in AGGREGATES:
+            book.add(name, kind, method, found.get(name), support(mine))
         if mine.sizes:
-            shares = bootstrap.profile(mine.flat, bootstrap.resample(mine.sizes, reps, seed), TAUS)
-            book.add("profile", kind, method, shares, x=TAUS, **known)
+            shares = bootstrap.profile(mine.flat, bootstrap.resample(mine.sizes, book.reps, book.seed), TAUS)
+            book.add("profile", kind, method, shares, support(mine), x=TAUS)
 
 
 def aggregates(mine: Sample, reps: int = REPS, seed: int = 0) -> dict[str, Array]:
@@ -271,90 +283,72 @@ def aggregates(mine: Sample, reps: int = REPS, seed: int = 0) -> dict[str, Array
     }
 
 
-def _improvements(book: Rows, kind: str, scores: pd.DataFrame, reps: int, seed: int) -> None:
-    samples = {method: sample(scores, method, "raw") for method in _methods(scores)}
-    for a in samples:
-        for b in samples:
-            if a != b:
-                x, y = shared(samples[a], samples[b])
-                distribution = improvement(x, y, reps, seed) if x.sizes else None
-                known = {"absent": x.absent, "interval": min((*x.sizes, *y.sizes), default=0) > 1}
-                book.add("improvement", kind, a, distribution, versus=b, **known)
-
-
-def shared(a: Sample, b: Sample) -> tuple[Sample, Sample]:
-    """Both samples on the tasks on which both have scores."""
-    return a.on(list(b.values)), b.on(list(a.values))
+def _improvements(book: Book, kind: str, scores: pd.DataFrame) -> None:
+    samples = {method: sample(scores, method, "raw") for method in book.methods}
+    for a, b in itertools.permutations(samples, 2):
+        x, y = shared(samples[a], samples[b])
+        found = improvement(x, y, book.reps, book.seed) if x.sizes else None
+        book.add("improvement", kind, a, found, support(x, y), versus=b)
 
 
 def improvement(a: Sample, b: Sample, reps: int = REPS, seed: int = 0) -> Array:
     """Probability [1 + reps] that a run of `a` scores above one of `b`; raw or normalised scores give the same."""
-    weights = bootstrap.resample(a.sizes, reps, seed), bootstrap.resample(b.sizes, reps, seed + 1)
-    arrays = ([values.to_numpy() for values in one.values.values()] for one in (a, b))
-    return bootstrap.improvement(*arrays, *weights)
+    x, y = ([values.to_numpy() for values in one.values.values()] for one in (a, b))
+    weights_x, weights_y = bootstrap.resample(a.sizes, reps, seed), bootstrap.resample(b.sizes, reps, seed + 1)
+    return bootstrap.improvement(x, y, weights_x, weights_y)
 
 
-def _returns(book: Rows, kind: str, scores: pd.DataFrame, reps: int, seed: int) -> None:
-    for method in _methods(scores):
-        mine = sample(scores, method, "raw")
-        for task in scores.loc[scores["method"] == method, "task"].unique():
-            here = mine.on([task])
-            if here.sizes:
-                weights, known = (
-                    bootstrap.resample(here.sizes, reps, seed),
-                    {"task": task, "interval": here.sizes[0] > 1},
-                )
-                book.add("return_mean", kind, method, bootstrap.mean(here.flat, weights), **known)
-                book.add("return_iqm", kind, method, bootstrap.iqm(here.flat, weights), **known)
-            else:
-                book.add("return_mean", kind, method, None, task=task, absent=[task])
-                book.add("return_iqm", kind, method, None, task=task, absent=[task])
+def _returns(book: Book, kind: str, scores: pd.DataFrame) -> None:
+    for (task, method), _ in scores.groupby(["task", "method"], sort=False):
+        here = sample(scores[scores["task"] == task], method, "raw")
+        functions = {"return_mean": bootstrap.mean, "return_iqm": bootstrap.iqm}
+        for name, function in functions.items():
+            weights = bootstrap.resample(here.sizes, book.reps, book.seed) if here.sizes else None
+            found = None if weights is None else function(here.flat, weights)
+            book.add(name, kind, method, found, support(here), task=task)
 
 
-def _curves(book: Rows, tables: Tables, evaluated: pd.DataFrame, ends: pd.DataFrame, reps: int, seed: int) -> None:
+def _curves(book: Book, tables: Tables, evaluated: pd.DataFrame, ends: pd.DataFrame) -> None:
     """Curves over steps and over seconds: raw per task, and normalised over all tasks that have a scale."""
     every, runs = dict(iter(evaluated.groupby(RUN))), tables.runs[tables.runs["status"] != "missing"]
     for axis in ("step", "seconds"):
-        shapes = {
-            _key(run): curves.steps_of(
-                run, every.get(_key(run)), axis, ends["random"][run["task"]], run["method"] == RANDOM
-            )
-            for run in runs.to_dict("records")
-        }
+        shapes = {}
+        for run in runs.to_dict("records"):
+            random, flat = ends["random"][run["task"]], run["method"] == RANDOM
+            shapes[_key(run)] = curves.steps_of(run["status"], every.get(_key(run)), axis, random, flat)
         for task in [*ends.index, "all"]:
-            tasks = list(ends.index[ends["usable"]]) if task == "all" else [task]
-            scope = evaluated[evaluated["task"].isin(tasks) & (evaluated["method"] != RANDOM)]
-            places = curves.grid(scope, axis)
+            scope = ends[ends["usable"]] if task == "all" else ends.loc[[task]]
+            learning = evaluated[evaluated["task"].isin(scope.index) & (evaluated["method"] != RANDOM)]
+            places = curves.grid(learning, axis)
             if len(places):
-                _curves_on(book, shapes, task, ends.loc[tasks], places, axis, reps, seed)
+                _curves_on(book, shapes, task, scope, places, axis)
 
 
 def _curves_on(
-    book: Rows,
+    book: Book,
     shapes: Mapping[tuple[str, str, int], curves.Steps],
     task: str,
     ends: pd.DataFrame,
     places: Array,
     axis: str,
-    reps: int,
-    seed: int,
 ) -> None:
+    """The curves of all methods at `places` [K], on one task or on `all` tasks of `ends`."""
     name = ("iqm" if task == "all" else "return") + ("_over_steps" if axis == "step" else "_over_seconds")
-    for method in dict.fromkeys(method for _, method, _ in shapes):
-        mine = {t: [shape for key, shape in shapes.items() if key[:2] == (t, method)] for t in ends.index}
-        mine = {t: found for t, found in mine.items() if found}
+    for method in book.methods:
+        found = {t: [shape for key, shape in shapes.items() if key[:2] == (t, method)] for t in ends.index}
+        mine = {t: shapes for t, shapes in found.items() if shapes}
         if not mine:
             continue
-        blocks = [np.stack([curves.held(shape, places) for shape in found]) for found in mine.values()]
+        blocks = [np.stack([curves.held(shape, places) for shape in runs]) for runs in mine.values()]
         if task == "all":
             span = ends["oracle"] - ends["random"]
             blocks = [(block - ends["random"][t]) / span[t] for t, block in zip(mine, blocks, strict=True)]
-        shown = ~np.isnan(np.vstack(blocks)).any(axis=0) & curves.until(sum(mine.values(), []), places)
+        shown = ~np.isnan(np.vstack(blocks)).any(axis=0) & curves.until([*itertools.chain(*mine.values())], places)
         if shown.any():
-            distribution = curves.iqm_curve([block[:, shown] for block in blocks], reps, seed)
-            several = min(map(len, blocks)) > 1
             absent = [t for t in book.tasks if t not in mine] if task == "all" else []
-            book.add(name, "curve", method, distribution, task=task, x=places[shown], interval=several, absent=absent)
+            iqm = curves.iqm_curve([block[:, shown] for block in blocks], book.reps, book.seed)
+            on = Support(min(map(len, blocks)) > 1, absent)
+            book.add(name, "curve", method, iqm, on, task=task, x=places[shown])
 
 
 # ---- time, memory and run accounting ------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ def sample_of(scores):
     return Sample({f"task{i}": pd.Series(column) for i, column in enumerate(scores.T)}, ())
 
 
-def rliable_interval(scores, function):
+def rliable_interval(scores, function, reps=REPS):
     np.random.seed(0)  # rliable 1.2.0 draws its resamples from the global generator
-    estimates, intervals = library.get_interval_estimates({"x": scores}, function, reps=REPS)
+    estimates, intervals = library.get_interval_estimates({"x": scores}, function, reps=reps)
     return estimates["x"], intervals["x"]
 
 
@@ -58,14 +58,18 @@ def test_intervals_of_aggregates_are_rliables_within_bootstrap_noise():
         assert (low, high) == pytest.approx(expected[:, i], abs=0.08 * (high - low))
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_probability_of_improvement_is_rliables(ties):
-    a, b = (np.round(scores, 1) if ties else scores for scores in (SCORES_A, SCORES_B))
-    estimate, expected = rliable_interval([a, b], lambda x, y: np.array([metrics.probability_of_improvement(x, y)]))
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [(SCORES_A, SCORES_B), (np.round(SCORES_A, 1), np.round(SCORES_B, 1)), (SCORES_A, SCORES_A + 0.01)],
+    ids=["unequal numbers of runs", "ties", "runs that rank alike"],
+)
+def test_probability_of_improvement_is_rliables(a, b):
+    poi = metrics.probability_of_improvement
+    estimate, expected = rliable_interval([a, b], lambda x, y: np.array([poi(x, y)]), reps=600)  # rliable's is slow
     found = stats.improvement(sample_of(a), sample_of(b), REPS)
     low, high = bootstrap.interval(found)
     assert found[0] == pytest.approx(estimate[0], rel=1e-12)
-    assert (low, high) == pytest.approx(expected[:, 0], abs=0.08 * (high - low))
+    assert (low, high) == pytest.approx(expected[:, 0], abs=0.12 * (high - low))
 
 
 def test_performance_profile_is_rliables():
@@ -256,14 +260,14 @@ def curve(steps, returns):
 
 
 def test_curve_holds_the_last_evaluation_and_is_empty_before_the_first():
-    shape = curves.steps_of({"status": "finished"}, curve([10, 20], [1.0, 2.0]), "step", random=0.0, flat=False)
+    shape = curves.steps_of("finished", curve([10, 20], [1.0, 2.0]), "step", random=0.0, flat=False)
     np.testing.assert_array_equal(curves.held(shape, np.array([5, 10, 15, 20, 99])), [np.nan, 1, 1, 2, 2])
 
 
 def test_curve_of_a_failed_run_falls_to_the_random_policy():
-    shape = curves.steps_of({"status": "failed"}, curve([10, 20], [1.0, 2.0]), "step", random=-7.0, flat=False)
+    shape = curves.steps_of("failed", curve([10, 20], [1.0, 2.0]), "step", random=-7.0, flat=False)
     np.testing.assert_array_equal(curves.held(shape, np.array([10, 20, 21, 99])), [1, 2, -7, -7])
-    never = curves.steps_of({"status": "failed"}, None, "step", random=-7.0, flat=False)
+    never = curves.steps_of("failed", None, "step", random=-7.0, flat=False)
     np.testing.assert_array_equal(curves.held(never, np.array([0, 99])), [-7, -7])
 
 
