@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -119,13 +120,11 @@ def _environment(data: Path | None, scratch: str) -> dict[str, str]:
 
 
 def _html(notebook: Any, title: str) -> str:
-    """The executed notebook as HTML that loads nothing from the network (so: no formulas that need MathJax)."""
+    """The executed notebook as HTML that loads nothing: without nbconvert's scripts (formulas, diagrams, widgets)."""
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(
-        template_name="classic", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url=""
-    )
-    return exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})[0]
+    html, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook, {"metadata": {"name": title}})
+    return re.sub(r"<script\b.*?</script>", "", html, flags=re.DOTALL)
 
 
 def select(names: Iterable[str]) -> list[str]:
