@@ -234,8 +234,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m analysis claims`."""
     parser.add_argument("--data", type=Path, required=True, help="folder of the tables that `collect` wrote")
     parser.add_argument("--out", type=Path, help="file for the verdicts (default: claims.json in --data)")
-    parser.add_argument("--reps", type=int, default=REPS, help="bootstrap resamples (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
+    stats.add_bootstrap(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:

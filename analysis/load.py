@@ -51,6 +51,8 @@ def collect(grid: Path, runs: Path, out: Path) -> Tables:
     not exist is "missing" and its half-made files are left out; a run with an unreadable file is "failed".
     """
     content = read_grid(Path(grid))
+    if not Path(runs).is_dir():
+        raise AnalysisError(f"{runs} is not a folder; it should hold <scale>/<experiment>/<task>/<method>/seed_<n>")
     rows, parts = [], {name: [schema.frame(name)] for name in DATA[1:]}
     for run in content["runs"]:
         identity = {"experiment": content["experiment"], **run, "scale": content["scale"]}

@@ -6,7 +6,8 @@ its first and last evaluation. On each task and in each mode,
 
     normalised = (raw - random) / (oracle - random)
 
-with `random` and `oracle` the mean final score of the finished runs of these two methods (the anchors).
+with `random` and `oracle` the mean final score of the finished runs of these two methods (the anchors), which the
+bootstrap holds fixed.
 
 Failed runs count as the random policy (normalised 0): in scores always, in curves from the moment of failing. Missing
 runs have no score; a statistic without them is marked incomplete. A task whose oracle is not above its random policy
@@ -392,8 +393,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m analysis statistics`."""
     parser.add_argument("--data", type=Path, required=True, help="folder of the tables that `collect` wrote")
     parser.add_argument("--out", type=Path, help="folder for scores, statistics and wall_clock (default: --data)")
-    parser.add_argument("--reps", type=int, default=REPS, help="bootstrap resamples (default: %(default)s)")
+    add_bootstrap(parser)
+
+
+def add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    """The arguments --reps and --seed."""
+    parser.add_argument("--reps", type=_positive, default=REPS, help="bootstrap resamples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a positive whole number is needed")
+    return int(text)
 
 
 def main(arguments: argparse.Namespace) -> None:

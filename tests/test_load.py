@@ -190,8 +190,14 @@ def test_configuration_hash_ignores_the_seed_and_nothing_else(root):
 
 def test_all_runs_missing_still_makes_tables(tmp_path):
     grid = write_grid(tmp_path, tasks=("HopperV",), methods=("s2pg",), seeds=1, missing={("HopperV", "s2pg", 0)})
+    (tmp_path / "runs").mkdir()
     collect(grid, tmp_path / "runs", tmp_path / "tables")
     assert read_tables(tmp_path / "tables").runs["status"].tolist() == ["missing"]
+
+
+def test_mistyped_folder_of_runs_is_an_error_and_not_a_grid_of_missing_runs(root):
+    with pytest.raises(AnalysisError, match="ruins is not a folder"):
+        collect(root / "grid.json", root / "ruins", root / "tables")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +222,13 @@ def test_users_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
         said = capsys.readouterr().err.strip().splitlines()
         assert len(said) == 1
         assert "runs.parquet does not exist" in said[0]
+
+
+@pytest.mark.parametrize("reps", ["0", "-1", "many"])
+def test_number_of_resamples_is_a_positive_number(tmp_path, capsys, reps):
+    with pytest.raises(SystemExit, match="2"):
+        main(["statistics", "--data", str(tmp_path), "--reps", reps])
+    assert "a positive whole number is needed" in capsys.readouterr().err
 
 
 def test_schema_refuses_what_does_not_fit():
