@@ -276,6 +276,6 @@ class TestSmoke:
         done = next(smoke.glob("results/runs/smoke/*/*/s2pg/seed_0/done.json"))
         kept = done.rename(done.with_suffix(".kept"))
         try:
-            assert plan(smoke, *SMOKE)["train"] == 1
+            assert plan(smoke, "runs", *SMOKE)["train"] == 1
         finally:
             kept.rename(done)
