@@ -1,4 +1,4 @@
-"""The command line. Parses arguments and nothing else: `s2pg/commands/` does the work and imports torch."""
+"""The command line. It parses arguments and nothing else; `s2pg/commands/` does the work and imports torch."""
 
 from __future__ import annotations
 
@@ -6,42 +6,60 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-
-from s2pg.config import ConfigError
+from collections.abc import Callable, Sequence
 
 EXAMPLES = """\
 examples:
-  s2pg train --experiment ppo_pomdp --task HopperV --method s2pg --seed 0 --scale smoke --out runs/one
+  s2pg list                                     what there is to train
+  s2pg train --experiment ppo_small --task InvertedPendulumV --method s2pg --scale smoke --out runs/one
+  s2pg eval runs/one                            mean return on fresh episodes
+  s2pg watch runs/one --out episode.mp4         an episode, and the memory's trace beside it
+  s2pg bench --task HalfCheetahV                milliseconds per step of every method
+  s2pg cost --experiment ppo_pomdp --scale paper --cores 64
+  s2pg doctor                                   does the installation work?
 
-A whole experiment, from training to the report, is Snakemake's part: snakemake --cores 16
+Whole experiments, from training to the report, are Snakemake's part: snakemake --cores 16
 """
+
+Command = argparse.ArgumentParser
+SCALES = "smoke, demo, lite or paper"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code: 0 done, 1 a check failed, 2 a user's mistake, 130 interrupted."""
+    """Run one subcommand and return the exit code.
+
+    0: done (also when a run diverged), 1: a check of `doctor` failed, 2: a user's mistake, 130: interrupted.
+    """
     args = parser().parse_args(arguments)
     for library in ("OMP", "MKL", "OPENBLAS"):  # read when numpy and torch load
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     try:
-        return importlib.import_module(f"s2pg.commands.{args.module}").run(args)
+        return importlib.import_module(f"s2pg.commands.{args.command}").run(args)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("\ninterrupted; a run goes on from its last epoch when it is started again", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `s2pg list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
-        if not _is_the_users(error):
+        message = _explain(error)
+        if message is None:
             raise
-        print(f"s2pg {args.command}: {error}", file=sys.stderr)
+        print(f"s2pg {args.command}: {message}", file=sys.stderr)
         return 2
 
 
-def _is_the_users(error: Exception) -> bool:
-    """Errors whose message says what to do; anything else is a fault of ours and deserves its traceback."""
+def _explain(error: Exception) -> str | None:
+    """What to tell the user; None for a fault of ours, which deserves its traceback."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; `make setup` or `pip install -e .[learn]` installs what training needs"
+    from s2pg.config import ConfigError
+
     if isinstance(error, ConfigError | OSError):
-        return True
+        return str(error)
     from s2pg.training.checkpoint import RunError
 
-    return isinstance(error, RunError)
+    return str(error) if isinstance(error, RunError) else None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,38 +71,97 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _train(commands)
+    for name, (text, arguments) in COMMANDS.items():
+        arguments(commands.add_parser(name, help=text.split(".")[0].lower(), description=text))
     return top
 
 
-def _train(commands: argparse._SubParsersAction) -> None:
-    add = _command(commands, "train", "train one run", "Train one run; started again, it goes on where it stopped.")
-    add("--experiment", metavar="E", required=True, help="experiment file, see `s2pg list experiments`")
-    add("--task", metavar="T", required=True, help="see `s2pg list tasks`")
-    add("--method", metavar="M", required=True, help="see `s2pg list methods`")
+def _train(command: Command) -> None:
+    add = command.add_argument
+    add("--experiment", metavar="E", required=True, help="see `s2pg list experiments`")
+    add("--task", metavar="T", required=True, help="a task of the experiment, see `s2pg list tasks`")
+    add("--method", metavar="M", required=True, help="a method of the experiment, see `s2pg list methods`")
     add("--seed", metavar="N", type=int, default=0, help="default: 0")
-    add("--scale", metavar="S", default="demo", help="smoke, demo (default), lite or paper")
-    add("--out", metavar="DIR", help="folder of the run (default: results/runs/SCALE/EXPERIMENT/TASK/METHOD/seed_N)")
+    add("--scale", metavar="S", default="demo", help=f"the budget: {SCALES} (default: demo)")
+    add("--out", metavar="DIR", help="folder of the run (default: its place below results/runs)")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value, e.g. hparams.clip=0.1; repeat")
+    add("--device", choices=["auto", "cpu", "cuda"], help="default: auto, CUDA where there is one")
     add(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change one value, e.g. --set epochs=3 --set hparams.clip=0.1 (repeatable)",
+        "--threads",
+        metavar="N",
+        type=count,
+        default=1,
+        help="threads of PyTorch; other numbers, other bits (default: 1)",
     )
-    add("--device", choices=["auto", "cpu", "cuda"], help="default: as configured (auto: CUDA where there is one)")
+    add("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def _eval(command: Command) -> None:
+    add = command.add_argument
+    add("run", metavar="RUN_DIR", help="folder of a run")
+    add("--episodes", metavar="N", type=count, default=20, help="per mode (default: 20)")
+    add("--mode", choices=["sample", "mean", "both"], default="both", help="draw decisions or take their mean")
+    add("--seed", metavar="S", type=int, default=0, help="of initial states and noise (default: 0)")
+    add("--json", action="store_true", help="print JSON, with every return")
+
+
+def _watch(command: Command) -> None:
+    add = command.add_argument
+    add("run", metavar="RUN_DIR", help="folder of a run")
+    add("--out", metavar="FILE", help=".mp4 or .gif (default: RUN_DIR/episode.mp4)")
+    add("--mode", choices=["sample", "mean"], default="mean", help="default: mean")
+    add("--seed", metavar="S", type=int, default=0, help="of the initial state and noise (default: 0)")
+    add("--steps", metavar="N", type=count, help="stop after N steps (default: the whole episode)")
+
+
+def _list(command: Command) -> None:
+    add, kinds = command.add_argument, ["experiments", "tasks", "methods", "seeds"]
+    add("what", nargs="?", choices=kinds, default="experiments", help="default: experiments")
+    add("--experiment", metavar="E", help="only what this experiment uses")
+    add("--scale", metavar="S", help=f"only what this scale uses: {SCALES}")
+    add("--results", metavar="DIR", default="results", help="where `seeds` looks for runs (default: results)")
+
+
+def _bench(command: Command) -> None:
+    add = command.add_argument
+    add("--task", metavar="T", default="HalfCheetahV", help="default: HalfCheetahV")
+    add("--methods", metavar="M", nargs="+", help="default: all that learn")
+    add("--profile", metavar="P", default="reference", help="hyperparameters (default: reference)")
+    add("--updates", metavar="K", type=count, default=5, help="updates timed per method, after a warm-up (default: 5)")
+    add("--json", metavar="FILE", help="write every timing, with provenance")
+
+
+def _cost(command: Command) -> None:
+    add = command.add_argument
+    add("--experiment", metavar="E", required=True, help="see `s2pg list experiments`")
+    add("--scale", metavar="S", required=True, help=SCALES)
     add(
-        "--threads", metavar="N", type=int, default=1, help="threads of PyTorch; other numbers, other bits (default: 1)"
+        "--cores", metavar="N", type=count, default=os.cpu_count(), help="cores to share (default: all of this machine)"
     )
-    add("--quiet", action="store_true", help="no progress bar")
+    add("--results", metavar="DIR", default="results", help="finished runs here are used first (default: results)")
+    add("--json", metavar="FILE", help="write the figures behind the table")
 
 
-def _command(commands: argparse._SubParsersAction, name: str, help: str, description: str):
-    """A subcommand; returns its `add_argument`."""
-    made = commands.add_parser(name, help=help, description=description)
-    made.set_defaults(module=name)
-    return made.add_argument
+def _doctor(command: Command) -> None:
+    command.add_argument("--results", metavar="DIR", default="results", help="default: results")
 
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
+    "train": ("Train one run. Started again, it goes on where it stopped.", _train),
+    "eval": ("Evaluate a run on fresh episodes.", _eval),
+    "watch": ("Film an episode, with the memory's trace beside it.", _watch),
+    "list": ("List experiments, tasks, methods or seeds.", _list),
+    "bench": ("Time environment, acting and learning per method, on one thread.", _bench),
+    "cost": ("Say what an experiment needs: core-hours, memory, disk, from measured times.", _cost),
+    "doctor": ("Check the installation. Exit code 1 if something fails.", _doctor),
+}
 
 if __name__ == "__main__":
     sys.exit(main())
