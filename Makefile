@@ -22,7 +22,8 @@ export NUMEXPR_NUM_THREADS = 1
 .PHONY: help setup reproduce test check lint format lock clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@sed -nE 's/^([a-z]+)[a-z ]*:.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 setup: .venv/.installed ## create .venv/ with the pinned packages
 
@@ -36,7 +37,7 @@ setup: .venv/.installed ## create .venv/ with the pinned packages
 
 reproduce: setup ## train, analyse and report everything (SCALE=demo; also smoke, lite, paper)
 	@$(RUN) python -m workflow.scripts.unlock
-	$(RUN) snakemake --cores $(CORES) --config scale=$(SCALE)
+	$(RUN) snakemake --quiet host reason --cores $(CORES) --config scale=$(SCALE)
 	@echo "The report: $(CURDIR)/results/report/$(SCALE).html"
 
 test: check ## set up, check style and types, run every test

@@ -31,11 +31,15 @@ rule all:
     input:
         expand(rules.write_report.output, scale=SCALE),
         expand(rules.execute_notebooks.output, scale=SCALE),
+    message:
+        "Everything is made; the report is {input[0]}"
 
 
 rule runs:
     input:
         [path for name in CHOSEN for path in done(name, SCALE)],
+    message:
+        "All runs have ended"
 
 
 TARGETS = {name: made([name], *EVERYTHING) for name in EXPERIMENTS}
@@ -51,3 +55,5 @@ for target, paths in TARGETS.items():
             target
         input:
             paths,
+        message:
+            "The target {rule} is made"
