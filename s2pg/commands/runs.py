@@ -1,15 +1,15 @@
-"""Opening a run folder that training has left."""
+"""What the commands share: opening the folder of a run, and a task that a user named."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from s2pg.build import build
-from s2pg.config import RunConfig
+from s2pg.config import ConfigError, RunConfig
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.checkpoint import RunError
@@ -38,7 +38,7 @@ def open_run(folder: str | Path) -> Opened:
     config = RunConfig.load(folder / "config.yaml")
     if not torch.cuda.is_available():
         config = replace(config, device="cpu")
-    agent = build(config, worlds.spec(config.task, config.task_options))
+    agent = build(config, spec(config.task, config.task_options))
     path = folder / "checkpoint.pt"
     state = checkpoint.load(path, agent.device)
     try:
@@ -47,3 +47,12 @@ def open_run(folder: str | Path) -> Opened:
     except (KeyError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path}: the checkpoint does not fit the config.yaml beside it ({reason})") from error
+
+
+def spec(task: str, options: dict[str, Any]) -> worlds.Spec:
+    """Widths and action range of a task. Raises ConfigError if there is no such task or it does not take the options."""
+    try:
+        return worlds.spec(task, options)
+    except (TypeError, ValueError) as error:
+        about = f" with task_options {options}" if options else ""
+        raise ConfigError(f"task {task}{about}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -36,3 +37,9 @@ def progress(text: str) -> None:
     """One line on stderr that the next one overwrites; nothing where nobody looks."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def busy() -> str | None:
+    """A warning where other processes compete for the cores, so that measured times are too long."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return f"warning: load {load:.1f} on {cores} cores; measured times are too long" if load > cores + 0.5 else None

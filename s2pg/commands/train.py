@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from s2pg.build import build
+from s2pg.commands.runs import spec
 from s2pg.config import ConfigError, RunConfig, parse_overrides, resolve
-from s2pg.training import loop, worlds
+from s2pg.training import loop
 
 
 def run(args: Namespace) -> int:
@@ -33,8 +34,5 @@ def configuration(args: Namespace) -> RunConfig:
     config = resolve(args.experiment, args.task, args.method, args.seed, args.scale, overrides)
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device: {config.device!r}, but PyTorch sees no CUDA here; allowed: auto, cpu")
-    try:
-        worlds.spec(config.task, config.task_options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"task {config.task} with task_options {config.task_options}: {error}") from error
+    spec(config.task, config.task_options)
     return config

@@ -1,0 +1,130 @@
+"""`s2pg bench`: seconds per environment step of every method, by activity.
+
+Methods take turns, one update each, over several rounds, so that a machine that slows down slows all of them; medians
+over rounds are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from s2pg.build import build
+from s2pg.commands import show
+from s2pg.commands.runs import spec
+from s2pg.config import ConfigError, RunConfig, hparams, methods
+from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.training import checkpoint, worlds
+from s2pg.training.provenance import provenance
+
+ACTIVITIES = ("environment", "acting", "learning")
+Seconds = dict[str, float]  # per environment step, by activity
+
+
+def run(args: Namespace) -> int:
+    """Time, print a table, write JSON."""
+    torch.set_num_threads(1)
+    names = list(dict.fromkeys(args.methods or learning_methods()))
+    lanes = {name: Lane(configuration(args.task, name, args.profile)) for name in names}
+    rounds: list[dict[str, Seconds]] = []
+    for index in range(args.updates + 1):  # the first one warms up
+        timed = {}
+        for name, lane in lanes.items():
+            show.progress(f"{'warm-up' if not index else f'round {index} of {args.updates}'}: {name}")
+            timed[name] = lane.update()
+        rounds.append(timed)
+    show.progress("")
+    results = {name: summary([timed[name] for timed in rounds[1:]]) for name in names}
+    print(f"{args.task}, profile {args.profile}, one thread, median of {args.updates} updates per method\n")
+    print(report(results))
+    if busy := show.busy():
+        print(busy, file=sys.stderr)
+    if args.json:
+        about = {"task": args.task, "profile": args.profile, "updates": args.updates, "threads": 1}
+        about["load_average"] = os.getloadavg()[0]
+        configs = {name: lane.config.to_dict() for name, lane in lanes.items()}
+        content = {"benchmark": about, "methods": results, "configs": configs, "provenance": provenance()}
+        checkpoint.write_json(Path(args.json), content)
+    return 0
+
+
+def learning_methods() -> list[str]:
+    """All methods but the random anchor."""
+    return [name for name, method in methods().items() if method.kind != "random"]
+
+
+def configuration(task: str, method: str, profile: str) -> RunConfig:
+    """A run outside of every experiment: the profile's hyperparameters as they are, on the CPU."""
+    if method not in learning_methods():
+        raise ConfigError(f"methods: {method!r} cannot be timed; allowed: {', '.join(learning_methods())}")
+    known = methods()[method]
+    values = hparams("ppo", profile, method, task)
+    raw = {
+        "experiment": "bench",
+        "scale": "demo",
+        "task": task,
+        "method": method,
+        "seed": 0,
+        "algorithm": "ppo",
+        "profile": profile,
+        "device": "cpu",
+        "epochs": 1,
+        "steps_per_epoch": values["rollout"],
+        "eval_episodes": 1,
+        "memory": vars(known).copy(),
+        "hparams": values,
+        "task_options": {},
+    }
+    return RunConfig.from_dict(raw, "bench")
+
+
+class Lane:
+    """One method's agent and environments, ready for the next update."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.hp = config, config.hparams
+        agent = build(config, spec(config.task, {}))
+        self.algorithm = agent.algorithm
+        envs = worlds.make_vector(config.task, {}, self.hp.num_envs)
+        self.collector = Collector(envs, agent.policy, agent.critic, agent.sight, agent.normalisers, agent.device)
+        self.collector.reset(0)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def update(self) -> Seconds:
+        """Collect one rollout and learn from it, as training does."""
+        watch = Stopwatch()
+        rollout = self.collector.collect(self.hp.rollout // self.hp.num_envs, self.generator, watch)
+        self.algorithm.update(rollout, self.generator)
+        watch.lap("learning")
+        return {activity: watch.seconds[activity] / self.hp.rollout for activity in ACTIVITIES}
+
+
+def summary(rounds: list[Seconds]) -> dict:
+    """Medians over rounds, in milliseconds per step, and every round."""
+    ms = [{activity: 1e3 * seconds for activity, seconds in timed.items()} for timed in rounds]
+    totals = [sum(timed.values()) for timed in ms]
+    return {
+        "ms_per_step": {activity: median(timed[activity] for timed in ms) for activity in ACTIVITIES},
+        "total_ms_per_step": median(totals),
+        "steps_per_second": 1e3 / median(totals),
+        "steps_per_second_range": [1e3 / max(totals), 1e3 / min(totals)],
+        "rounds": ms,
+    }
+
+
+def report(results: dict[str, dict]) -> str:
+    """The table; the last column says how many times as long as s2pg a step takes."""
+    base = results.get("s2pg", {}).get("total_ms_per_step")
+    rows = []
+    for name, result in results.items():
+        parts = [f"{result['ms_per_step'][activity]:.3f}" for activity in ACTIVITIES]
+        total, (low, high) = result["total_ms_per_step"], result["steps_per_second_range"]
+        speed = [f"{result['steps_per_second']:,.0f}", f"{low:,.0f} - {high:,.0f}"]
+        rows.append([name, *parts, f"{total:.3f}", *speed, f"{total / base:.2f}" if base else "-"])
+    headers = ["method", *ACTIVITIES, "all [ms/step]", "steps/s", "(range)", "time / s2pg's"]
+    return show.table(rows, headers, ["method"])
