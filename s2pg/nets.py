@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,34 @@ class Embedding(nn.Module):
         return torch.relu(self.bypass(obs[..., : self.width.env]))
 
 
+class _OneDNN(torch.autograd.Function):
+    """`F.linear` through oneDNN, which uses AVX-512 on every CPU that has it; torch's default, MKL, does not on AMD."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        product = torch.ops.mkldnn._linear_pointwise
+        flat, x = gradient.flatten(0, -2), x.flatten(0, -2)
+        inputs = product(gradient.contiguous(), weight.t(), None, "none", [], "")
+        return inputs, product(flat.t(), x.t(), None, "none", [], ""), flat.sum(0)
+
+
+def tall(x: Tensor, layer: nn.Linear) -> Tensor:
+    """`layer(x)` for many rows at once: on a CPU the matrix products of whole sequences take most of BPTT's time.
+
+    Below 256 rows the Python of the custom gradient costs more than it saves.
+    """
+    many = x.shape[:-1].numel() >= 256
+    if many and x.device.type == "cpu" and x.dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return _OneDNN.apply(x, layer.weight, layer.bias)
+    return layer(x)
+
+
 class Cell(nn.Module):
     """A recurrent cell: `project` turns inputs into gate inputs for all steps at once, `step` moves the state by one.
 
@@ -72,7 +101,7 @@ class Cell(nn.Module):
 
     def project(self, e: Tensor) -> Tensor:
         """`[*, inputs] -> [*, gates * hidden]`."""
-        return self.input(e)
+        return tall(e, self.input)
 
     def step(self, g: Tensor, z: Tensor) -> Tensor:
         """`(g [*, gates * hidden], z [*, Z]) -> z' [*, Z]`."""
