@@ -60,7 +60,9 @@ def tiny(
     """A run of seconds: short episodes (so that some end in every rollout), small networks, three epochs."""
     options = {"max_episode_steps": 11} if options is None and task != "CueRecall" else (options or {})
     config = resolve("ppo_small", "PendulumV", method, seed, "smoke", TINY)
-    return replace(config, task=task, task_options=options, hparams=replace(config.hparams, **hparams))
+    hp = replace(config.hparams, **hparams)
+    steps = max(config.steps_per_epoch, hp.rollout)
+    return replace(config, task=task, task_options=options, hparams=hp, steps_per_epoch=steps)
 
 
 def tiny_agent(config: RunConfig) -> Agent:
