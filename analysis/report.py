@@ -37,7 +37,6 @@ RULES = {
     "probability_of_improvement": "probability that a run of {a} scores above a run of {b}",
     "time_ratio": "training time per environment step, {a} divided by {b}",
 }
-CURVES = ("sample_efficiency", "time_efficiency")
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -199,7 +198,11 @@ def result_tables(folder: Path) -> list[dict[str, Any]]:
     written = [name for name in TABLES if name != "claims" and (folder / f"{name}.md").exists()]
     texts = {name: (folder / f"{name}.md").read_text() for name in written}
     return [
-        {"title": name.replace("_", " ").capitalize(), "html": prose(text), "fold": name == "accounting" or text.count("\n") > 48}
+        {
+            "title": name.replace("_", " ").capitalize(),
+            "html": prose(text),
+            "fold": name == "accounting" or text.count("\n") > 48,
+        }
         for name, text in texts.items()
     ]
 
@@ -209,7 +212,7 @@ def origin(runs: pd.DataFrame, provenance: list[dict[str, Any]]) -> dict[str, st
     known = runs.dropna(subset=["git_revision"])
     pairs = zip(known["git_revision"], known["git_dirty"].fillna(False).astype(bool), strict=True)
     revisions = [f"{revision[:12]}{' (with uncommitted changes)' if dirty else ''}" for revision, dirty in pairs]
-    packages = sorted({f"{k} {v}" for p in provenance for k, v in p.get("packages", {}).items()})
+    packages = sorted({f"{k} {v}" for p in provenance for k, v in p.get("packages", {}).items() if v})
     machines = [f"{p.get('cpu')}, {p.get('cores')} cores, {p.get('platform')}" for p in provenance]
     started = sorted(runs["started"].dropna())
     return {
@@ -231,13 +234,13 @@ def joined(values: Iterable[object]) -> str:
 
 def budget(runs: pd.DataFrame, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Time, steps and memory spent: in total and per method (of runs that left a result)."""
-    cores = spec.get("resources", {}).get("cores", 1)
     spent = runs.assign(seconds=runs["seconds"].astype(float), steps=runs["steps"].astype(float))
     rows = spent.groupby("method").agg(
         runs=("seed", "size"), steps=("steps", "sum"), seconds=("seconds", "sum"), memory=("peak_memory_mb", "max")
     )
+    seconds = spec.get("resources", {}).get("cores", 1) * spent["seconds"].sum()
     return {
-        "core_hours": number(cores * spent["seconds"].sum() / 3600),
+        "core_hours": f"{number(seconds / 3600)} core-hours ({duration(seconds)})",
         "steps": short(spent["steps"].sum()),
         "memory": number(spent["peak_memory_mb"].max()),
         "rows": [

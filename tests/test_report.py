@@ -184,8 +184,8 @@ def test_provenance_and_budget_are_those_of_the_runs(results, page):
     assert "s2pg train --task HopperV" in text
     data = report.Tidy.read(results / "tables/demo/ppo_small")
     spent = report.budget(data.runs, {"resources": {"cores": 2}})
-    assert spent["core_hours"] == number(2 * data.runs["seconds"].sum() / 3600)
-    assert f"{report.budget(data.runs, {})['core_hours']} core-hours" in text
+    assert spent["core_hours"].startswith(f"{number(2 * data.runs['seconds'].sum() / 3600)} core-hours")
+    assert report.budget(data.runs, {})["core_hours"] in text
 
 
 def test_uncommitted_changes_are_said(results):

@@ -141,7 +141,7 @@ def curve(ax: Axes, frame: pd.DataFrame, method: str, level: float | None = None
         ax.errorbar(x, y, yerr=_bars(y, low, high), color=look.colour, marker=look.marker, capsize=3, zorder=3)
     else:
         ax.plot(x, y, **look.plot, markevery=_sparse(len(x), method), zorder=4 if method == "s2pg" else 3)
-        ax.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
+        ax.fill_between(x, low, high, color=look.colour, alpha=0.1, linewidth=0)
 
 
 def _bars(y: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -232,7 +232,7 @@ def legend(fig: Figure, data: Tidy, methods: Iterable[str], beside: bool = False
     if beside:
         fig.legend(handles, names, loc="outside right center", handlelength=3)
         return
-    fits = max(1, int(fig.get_figwidth() * 11 // (max(map(len, names)) + 8)))
+    fits = max(1, int(fig.get_figwidth() * 13 // (max(map(len, names)) + 8)))
     rows = -(-len(methods) // fits)
     fig.legend(handles, names, loc="outside lower center", ncols=-(-len(methods) // rows), handlelength=3)
 

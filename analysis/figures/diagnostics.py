@@ -55,13 +55,12 @@ def _draw(data: Tidy, group: str) -> Figure:
     if rows.empty:
         return empty(f"The runs logged no diagnostics of the {group} group.")
     width = min(max(2.3, 9.5 / len(tasks)), 4.5)
-    fig, axes = panels(len(tags) * len(tasks), across=len(tasks), width=width, height=1.55)
+    fig, axes = panels(len(tags) * len(tasks), across=len(tasks), width=width, height=1.55 + 1.2 / len(tags))
     for i, (tag, name) in enumerate(tags.items()):
         for j, task in enumerate(tasks):
             ax = axes[i * len(tasks) + j]
             _panel(ax, rows[(rows["tag"] == tag) & (rows["task"] == task)], band=group == "memory")
-            if tag == "value/explained_variance":  # starts far below zero, and that is not the point
-                ax.set_ylim(bottom=max(ax.get_ylim()[0], -0.5))
+            _limits(ax, tag)
             ax.set(title=style.task_label(task).replace(" (", "\n(") if i == 0 else "", ylabel=name if j == 0 else "")
             if i < len(tags) - 1:
                 ax.set(xlabel="", xticklabels=[])
@@ -79,3 +78,10 @@ def _panel(ax: Axes, rows: pd.DataFrame, band: bool) -> None:
         if band:
             ax.fill_between(middle.index, seeds.min(), seeds.max(), color=look.colour, alpha=0.15, linewidth=0)
     steps_axis(ax)
+
+
+def _limits(ax: Axes, tag: str) -> None:
+    """From zero, so that small changes look small; explained variance starts far below, and that is not the point."""
+    low, high = ax.get_ylim()
+    low, high = (max(low, -0.5), max(high, 1.0)) if tag == "value/explained_variance" else (0.0, high)
+    ax.set_ylim(low - 0.04 * (high - low), high + 0.06 * (high - low))

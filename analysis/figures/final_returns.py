@@ -19,7 +19,7 @@ CAPTION = (
 
 def draw(data: Tidy) -> Figure:
     """One panel per task, one row per method: a dot per run, a cross per failed run, bar and line as elsewhere."""
-    fig, axes = panels(len(data.tasks), height=1.0 + 0.27 * len(data.methods))
+    fig, axes = panels(len(data.tasks), width=3.7, height=1.0 + 0.27 * len(data.methods))
     for i, (ax, task) in enumerate(zip(axes, data.tasks, strict=False)):
         ax.set_title(style.task_label(task))
         _panel(ax, data, task, labels=i % columns(axes) == 0)
