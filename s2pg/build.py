@@ -44,7 +44,7 @@ def memory(width: Width, method: MethodConfig, hparams: PPOConfig, gain: float) 
 
 
 def critic_memory(width: Width, method: MethodConfig, hparams: PPOConfig) -> Memory:
-    """A critic that is blind needs a memory of its own, unless z is part of what it observes; a sighted one does not."""
+    """A blind critic needs a memory of its own, unless z is part of what it observes; a sighted one needs none."""
     if method.decides:
         return NoMemory(Width(width.env, width.previous_action + hparams.memory_size))
     if method.sight != "blind":

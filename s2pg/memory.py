@@ -36,7 +36,7 @@ class Memory(nn.Module):
         return torch.zeros(*batch, self.size, device=device)
 
     def read(self, obs: Tensor, start: Tensor, z: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`obs [*,L,O], start [*,L], z [*,Z] -> x [*,X], m [*,Z]` at the last step, or `[n,X], [n,Z]` at the n kept ones.
+        """`obs [*,L,O], start [*,L], z [*,Z] -> x [*,X], m [*,Z]` at the last step, or `[n,X], [n,Z]` where kept.
 
         x are the features that the heads see, m is the memory after the step: the next z, or its mean if z' is decided.
         """

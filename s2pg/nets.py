@@ -20,7 +20,7 @@ def linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
 
 
 def mlp(sizes: list[int], gain: float = 1.0) -> nn.Sequential:
-    """ReLU network over `sizes` = [input, hidden ..., output]; Xavier gains are sqrt(2)*gain, the last layer's 1*gain."""
+    """ReLU network over `sizes` = [input, hidden ..., output]; Xavier gains sqrt(2)*gain, in the last layer 1*gain."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes[:-2], sizes[1:-1], strict=True):
         layers += [linear(inputs, outputs, math.sqrt(2) * gain), nn.ReLU()]

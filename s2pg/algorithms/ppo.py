@@ -132,7 +132,7 @@ class PPO:
         return Batch(*(x.flatten(0, 1) for x in columns)), {"value/explained_variance": float(explained)}
 
     def critic_obs(self, obs: Tensor, z: Tensor) -> Tensor:
-        """What the critic observes: on the augmented MDP the memory is part of the state, `[*, O], [*, Z] -> [*, Oc]`."""
+        """What the critic observes, `[*, O], [*, Z] -> [*, Oc]`: z too where it is part of the augmented state."""
         return torch.cat([obs, z], -1) if self.policy.memory.decided else obs
 
     def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from s2pg.training import checkpoint
 
 EPISODES = {"step": "int64", "mode": "str", "episode": "int64", "return": "float64", "length": "int64", "seed": "int64"}
 TIMING = dict.fromkeys(("environment", "acting", "learning", "evaluation", "wall"), "float64") | {"step": "int64"}
+PROBE = {"group": "str", "features": "str", "r2": "float64", "dimensions": "int64", "steps": "int64"}
 
 
 class Log:
@@ -34,9 +35,13 @@ class Log:
     def tables(self) -> None:
         """Write `episodes.parquet` and `timing.parquet`, each whole or not at all."""
         self._writer.flush()
-        for name, columns in (("episodes", EPISODES), ("timing", TIMING)):
-            frame = pd.DataFrame(self.rows[name], columns=list(columns)).astype(columns)
-            checkpoint.write(self.folder / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path))
+        self.table("episodes", self.rows["episodes"], EPISODES)
+        self.table("timing", self.rows["timing"], TIMING)
+
+    def table(self, name: str, rows: list[dict], columns: dict[str, str]) -> None:
+        """Write `<name>.parquet` with these columns, whole or not at all."""
+        frame = pd.DataFrame(rows, columns=list(columns)).astype(columns)
+        checkpoint.write(self.folder / f"{name}.parquet", frame.to_parquet)
 
     def close(self) -> None:
         """Flush and close the event file."""

@@ -23,7 +23,8 @@ from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import evaluate
-from s2pg.training.log import Log, text_log
+from s2pg.training.log import PROBE, Log, text_log
+from s2pg.training.probe import probe
 from s2pg.training.provenance import provenance
 from s2pg.training.worlds import derive
 from s2pg.types import Mode
@@ -97,6 +98,7 @@ class Run:
                     reason = f"diverged after {self.step} steps: {error}"
                     self.text.info(reason)
                     break
+        self._probe()
         return {
             "status": "failed" if reason else "finished",
             "reason": reason,
@@ -161,6 +163,14 @@ class Run:
                 for i, e in enumerate(episodes)
             ]
         return metrics
+
+    def _probe(self) -> None:
+        """Write `probe.parquet`, what the final memory knows of what is hidden."""
+        if self.agent.algorithm is None:
+            return
+        seed = self.config.seed
+        seeds = [derive(seed, "probe", episode) for episode in range(len(self.eval_envs))]
+        self.log.table("probe", probe(self.agent, self.eval_envs, seeds, derive(seed, "probe noise")), PROBE)
 
     def _record(self, metrics: dict[str, float], seconds: dict[str, float]) -> None:
         activities = {name: seconds.get(name, 0.0) for name in ("environment", "acting", "learning", "evaluation")}

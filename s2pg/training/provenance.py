@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "pandas", "tensorboard", "s2pg")
+PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "pandas", "tensorboard", "s2pg-suite")
 ROOT = Path(__file__).resolve().parents[2]
 
 
