@@ -50,7 +50,7 @@ def open_run(folder: str | Path) -> Opened:
 
 
 def spec(task: str, options: dict[str, Any]) -> worlds.Spec:
-    """Widths and action range of a task. Raises ConfigError if there is no such task or it does not take the options."""
+    """Widths and action range of a task. Raises ConfigError for an unknown task or option."""
     try:
         return worlds.spec(task, options)
     except (TypeError, ValueError) as error:

@@ -34,7 +34,7 @@ def run(args: Namespace) -> int:
     trace = record(run, args.seed, args.mode, args.steps)
     shots = film.schedule(len(trace.reward), trace.rate, out.suffix)
     frames, how = _frames(run, trace, shots.steps)
-    film.write(out, trace, frames, shots, f"{run}, {args.mode} decisions")
+    film.write(out, trace, frames, shots, f"{run}, mode {args.mode}")
     show.progress("")
     print(f"{out}: {len(trace.reward)} steps, return {trace.reward.sum():.2f}, {how}")
     return 0
@@ -50,6 +50,7 @@ class Trace(NamedTuple):
     groups: dict[str, slice]  # of obs
     rate: float  # steps per second of simulated time
     seed: int  # that the environment was reset with
+    mujoco: bool  # is the task simulated by MuJoCo
 
 
 class Tracing:
@@ -93,13 +94,14 @@ def record(run: Opened, seed: int, mode: Mode, steps: int | None = None) -> Trac
     obs, memory, action = (torch.stack(column).cpu().numpy() for column in zip(*policy.notes, strict=True))
     groups = env.unwrapped.layout[run.agent.sight[0]]
     rate = env.metadata.get("render_fps") or 10.0
+    mujoco = hasattr(env.unwrapped.base, "model")
     env.close()
-    return Trace(obs, memory, action, np.array(env.rewards), groups, rate, chosen)
+    return Trace(obs, memory, action, np.array(env.rewards), groups, rate, chosen, mujoco)
 
 
 def _frames(run: Opened, trace: Trace, steps: list[int]) -> tuple[Iterator[np.ndarray] | None, str]:
     """Pictures of the episode at these steps if this machine can draw them, and a word about it."""
-    if not run.config.task.startswith(("Pendulum", "CueRecall", "LinearGaussian")):
+    if trace.mujoco:
         backend, tried = rendering.first_that_works()
         if backend is None:
             why = "; ".join(f"{name}: {problem}" for name, problem in tried)
@@ -110,7 +112,7 @@ def _frames(run: Opened, trace: Trace, steps: list[int]) -> tuple[Iterator[np.nd
         first = next(frames)
     except Exception as error:  # whatever a driver or a missing package raises
         return None, f"memory, observation and action only: {run.config.task} cannot be rendered ({_line(error)})"
-    return _after(first, frames), f"rendered with {os.environ.get('MUJOCO_GL', 'pygame')}"
+    return _after(first, frames), f"rendered with {os.environ['MUJOCO_GL'] if trace.mujoco else 'pygame'}"
 
 
 def replay(run: Opened, trace: Trace, steps: list[int]) -> Iterator[np.ndarray]:

@@ -1,0 +1,194 @@
+"""`s2pg cost`: what an experiment needs, from the times of finished runs or of short trial runs made now."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+
+from s2pg.build import build
+from s2pg.commands import show
+from s2pg.commands.measure import Measured, measured
+from s2pg.config import Experiment, RunConfig, load_experiment, resolve
+from s2pg.training import checkpoint, loop, worlds
+from s2pg.training.checkpoint import RunError
+from s2pg.training.provenance import provenance
+
+MOST = 10  # finished runs read per task and method
+
+
+class Need(NamedTuple):
+    """What the runs of one task and method need."""
+
+    task: str
+    method: str
+    runs: int
+    found: Measured
+    training: float  # seconds per run
+    evaluation: float
+    disk: float  # bytes per run
+    source: str
+
+    def seconds(self, start: float) -> float:
+        """Of one run, with the time that Python takes to start."""
+        return self.training + self.evaluation + start
+
+
+def run(args: Namespace) -> int:
+    """Find or measure the times, print what they add up to."""
+    torch.set_num_threads(1)
+    experiment = load_experiment(args.experiment)
+    grid = experiment.scale(args.scale)
+    start = starting()
+    pairs = [(task, method) for task in grid.tasks for method in grid.methods]
+    needs = []
+    for index, (task, method) in enumerate(pairs):
+        show.progress(f"{index + 1} of {len(pairs)}: {method} on {task}")
+        needs.append(need(resolve(args.experiment, task, method, 0, args.scale), grid.seeds, Path(args.results)))
+    show.progress("")
+    total = totals(needs, start, args.cores, experiment)
+    print(f"{args.experiment} at scale {args.scale}: {len(experiment.runs(args.scale))} runs\n")
+    print(report(needs, start))
+    print("\n" + conclusion(total, experiment, args.scale, args.cores))
+    if args.json:
+        rows = [need._asdict() | {"found": need.found._asdict()} for need in needs]
+        content = {"experiment": args.experiment, "scale": args.scale, "cores": args.cores, "start_seconds": start}
+        checkpoint.write_json(Path(args.json), content | {"total": total, "rows": rows, "provenance": provenance()})
+    return 0
+
+
+def need(config: RunConfig, runs: int, results: Path) -> Need:
+    """One task and method: from finished runs with the same hyperparameters, otherwise from a trial run."""
+    folders = finished(config, results)
+    if folders:
+        source, found = f"{len(folders)} finished run{'s' * (len(folders) > 1)}", measured(folders)
+    else:
+        with TemporaryDirectory() as folder:
+            trial = trial_of(config)
+            loop.train(trial, build, Path(folder), progress=False)
+            source, found = f"trial, {trial.epochs} x {trial.steps_per_epoch} steps", measured([Path(folder)])
+    epochs = 0 if config.memory.kind == "random" else config.epochs
+    steps = 2 * (epochs + 1) * config.eval_episodes * episode_length(config, found)
+    rows = 2 * (epochs + 1) * config.eval_episodes
+    return Need(
+        config.task,
+        config.method,
+        runs,
+        found,
+        training=found.training * epochs * config.steps_per_epoch,
+        evaluation=found.evaluation * steps,
+        disk=found.fixed_bytes + found.epoch_bytes * epochs + 2 * found.row_bytes * rows,  # checkpoint and Parquet
+        source=source,
+    )
+
+
+def finished(config: RunConfig, results: Path) -> list[Path]:
+    """Folders of finished runs of this task and method, at any scale, whose learning is the same."""
+    same = ("memory", "hparams", "task_options", "algorithm")
+    found = []
+    for path in sorted(results.glob(f"runs/*/{config.experiment}/{config.task}/{config.method}/seed_*/done.json")):
+        try:
+            other = RunConfig.load(path.parent / "config.yaml")
+            usable = checkpoint.read_json(path)["status"] == "finished"
+        except (ValueError, RunError, KeyError):  # an unreadable run says nothing about cost
+            continue
+        if usable and all(getattr(config, key) == getattr(other, key) for key in same):
+            found.append(path.parent)
+    return found[:MOST]
+
+
+def trial_of(config: RunConfig) -> RunConfig:
+    """The same run, but two epochs of one short rollout each; minibatches and passes stay, so do times per step."""
+    hp = config.hparams
+    steps = min(hp.rollout, max(256, 2 * hp.minibatch))
+    steps -= steps % hp.num_envs
+    hp = dataclasses.replace(hp, rollout=steps)
+    return dataclasses.replace(config, epochs=2, steps_per_epoch=steps, hparams=hp)
+
+
+def episode_length(config: RunConfig, found: Measured) -> float:
+    """Steps of an evaluation episode: all that the time limit allows, as those of a good policy are long."""
+    env = worlds.make(config.task, config.task_options)
+    limit = env.spec.max_episode_steps
+    env.close()
+    return limit or found.episode_length
+
+
+def starting() -> float:
+    """Seconds that a training process takes before it begins."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import s2pg.build, s2pg.training.loop"], check=True)
+    return time.perf_counter() - began
+
+
+def totals(needs: list[Need], start: float, cores: int, experiment: Experiment) -> dict[str, float]:
+    """Sums over all runs: seconds, bytes, megabytes."""
+    each = [need.seconds(start) for need in needs for _ in range(need.runs)]
+    width = experiment.resources["cores"]
+    together = max(1, cores // width)
+    memory = max(need.found.memory_mb for need in needs)
+    return {
+        "core_seconds": width * sum(each),
+        "training_seconds": sum(need.training * need.runs for need in needs),
+        "evaluation_seconds": sum(need.evaluation * need.runs for need in needs),
+        "starting_seconds": start * len(each),
+        "longest_seconds": max(each),
+        "wall_seconds": makespan(each, together),
+        "memory_mb_per_run": memory,
+        "memory_mb": memory * min(together, len(each)),
+        "disk_bytes": sum(need.disk * need.runs for need in needs),
+    }
+
+
+def makespan(seconds: list[float], places: int) -> float:
+    """Time until all runs have ended if each free place takes the longest one that waits."""
+    ends = [0.0] * places
+    for length in sorted(seconds, reverse=True):
+        heapq.heappushpop(ends, ends[0] + length)
+    return max(ends)
+
+
+def report(needs: list[Need], start: float) -> str:
+    """One row per task and method."""
+    rows = []
+    for n in needs:
+        each = n.seconds(start)
+        times = [f"{1e3 * n.found.training:.3f}" if n.training else "-", f"{1e3 * n.found.evaluation:.3f}"]
+        rows.append([n.task, n.method, n.runs, *times, *map(show.duration, (each, n.runs * each)), n.source])
+    headers = ["task", "method", "runs", "train [ms/step]", "evaluate [ms/step]", "per run", "all runs", "source"]
+    return show.table(rows, headers, ["task", "method", "source"])
+
+
+def conclusion(total: dict[str, float], experiment: Experiment, scale: str, cores: int) -> str:
+    """The sums in words, and what they leave out."""
+    hours = {key: total[f"{key}_seconds"] / 3600 for key in ("core", "training", "evaluation", "starting")}
+    lines = [
+        f"{hours['core']:,.2f} core-hours: training {hours['training']:,.2f}, evaluation {hours['evaluation']:,.2f}, "
+        f"starting Python {hours['starting']:,.2f}",
+        f"{show.duration(total['wall_seconds'])} on {cores} cores (the longest run: "
+        f"{show.duration(total['longest_seconds'])})",
+        f"memory: {total['memory_mb_per_run']:,.0f} MB per run at its peak, {total['memory_mb'] / 1e3:,.1f} GB for all "
+        f"that run at once; the experiment asks for {experiment.resources['memory_mb']:,} MB per run",
+        f"disk: {show.size(total['disk_bytes'])} in results/runs",
+        "",
+        "Not counted: Snakemake's own time, statistics, figures and the report. Evaluation episodes are taken to be as",
+        "long as the time limit allows. Trial runs act with untrained policies; where episodes get longer with learning,",
+        "bptt_full gets slower than it says here.",
+    ]
+    limit = 60 * experiment.resources["minutes"][scale]
+    if total["longest_seconds"] > limit:
+        lines.append(f"warning: the longest run exceeds the experiment's time limit per run, {show.duration(limit)}")
+    if cores > (os.cpu_count() or cores):
+        lines.append(f"These times are of this machine ({os.cpu_count()} cores), taken for one with {cores}.")
+    if busy := show.busy():
+        lines.append(busy)
+    return "\n".join(lines)
