@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = ["nets", "memory", "policy critic", "algorithms", "imitation", "training", "build", "commands", "cli __main__"]
 LEAVES = {"types", "config"}
 BESIDE = {
-    "data": {"nets", "memory", "policy"},
+    "data": set(),
     "gradients": {"nets", "memory", "policy", "critic", "algorithms", "data"},
 }
 ABOVE_DATA = {"algorithms", "imitation", "training", "build", "commands", "cli", "__main__", "gradients"}

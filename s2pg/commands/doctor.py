@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import NamedTuple
 
 from s2pg.config import ROOT, list_experiments, load_experiment, resolve
@@ -220,9 +220,11 @@ def git() -> Finding:
 def writable(results: Path) -> Finding:
     """Where runs are written."""
     folder = _existing(results)
-    if os.access(folder, os.W_OK | os.X_OK):
-        return Finding("ok", f"{results.resolve()} can be written")
-    return Finding("fail", f"{folder} cannot be written", "choose another folder with --out or --config results=")
+    try:
+        with TemporaryFile(dir=folder):
+            return Finding("ok", f"{folder} can be written")
+    except OSError as error:
+        return Finding("fail", f"{folder}: {error.strerror}", "choose another folder: --out, or --config results=DIR")
 
 
 def disk(results: Path) -> Finding:

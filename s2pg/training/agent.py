@@ -9,14 +9,14 @@ import torch
 from s2pg.algorithms.ppo import PPO
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
-from s2pg.types import Acting
+from s2pg.policy import Policy, UniformPolicy
 
 
 @dataclass
 class Agent:
     """A policy and, unless it is the random anchor, what trains it."""
 
-    policy: Acting
+    policy: Policy | UniformPolicy
     critic: Critic | None
     algorithm: PPO | None
     sight: tuple[str, str]  # observation keys that (policy, critic) read

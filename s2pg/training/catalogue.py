@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
@@ -21,7 +21,7 @@ def catalogue() -> list[Row]:
     return [_row(id, task.horizon, make(id)) for id, task in TASKS.items()]
 
 
-def _row(id: str, horizon: int | None, env) -> Row:
+def _row(id: str, horizon: int | None, env: Any) -> Row:
     sizes = {group: part.stop - part.start for group, part in env.layout["state"].items()}
     env.close()
     visible = {group: size for group, size in sizes.items() if group in env.layout["obs"]}

@@ -25,10 +25,9 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        raise RunError(
-            f"{path}: could not be written ({error.strerror or error}); the old file is untouched"
-        ) from error
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: could not be written ({reason}); the old file is untouched") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -59,7 +58,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise RunError(f"{path}: no checkpoint here; train the run first") from None
     except Exception as error:
         raise RunError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"{path}: the checkpoint is damaged ({type(error).__name__}: {str(error).partition(chr(10))[0]}); "
             "move it away to train this run from its beginning"
         ) from error
 

@@ -40,7 +40,7 @@ def evaluate(
     while len(alive):
         seen = agent.normalisers[key](torch.from_numpy(obs).to(agent.device))
         u, z = agent.policy.act(seen, start, z, mode, generator)
-        steps = [envs[i].step(a) for i, a in zip(alive, u[:, : agent.policy.actions].cpu().numpy(), strict=True)]
+        steps = [envs[int(i)].step(a) for i, a in zip(alive, u[:, : agent.policy.actions].cpu().numpy(), strict=True)]
         returns[alive] += [step[1] for step in steps]
         lengths[alive] += 1
         go = np.array([not (step[2] or step[3]) for step in steps])

@@ -166,8 +166,6 @@ class Run:
 
     def _probe(self) -> None:
         """Write `probe.parquet`, what the final memory knows of what is hidden."""
-        if self.agent.algorithm is None:
-            return
         seed = self.config.seed
         seeds = [derive(seed, "probe", episode) for episode in range(len(self.eval_envs))]
         self.log.table("probe", probe(self.agent, self.eval_envs, seeds, derive(seed, "probe noise")), PROBE)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from s2pg.training.agent import Agent
+from s2pg.policy import Policy
 from s2pg.types import View
 
 STEPS, RIDGE = 500, 1e-3
@@ -24,10 +25,13 @@ def probe(agent: Agent, envs: Sequence[gymnasium.Env], seeds: Sequence[int], noi
     The policy samples its decisions; the first half of the episodes (at most 500 steps each) is fitted, the second
     half predicted. Returns rows `{group, features: "observation" | "observation + memory", r2, dimensions, steps}`.
     """
+    if not isinstance(agent.policy, Policy):
+        return []
     layout = envs[0].unwrapped.layout
     hidden = {name: where for name, where in layout["state"].items() if name not in layout[agent.sight[0]]}
     episodes = [
-        _episode(agent, env, seed, noise_seed + i) for i, (env, seed) in enumerate(zip(envs, seeds, strict=True))
+        _episode(agent.policy, agent, env, seed, noise_seed + i)
+        for i, (env, seed) in enumerate(zip(envs, seeds, strict=True))
     ]
     half = len(episodes) // 2
     if not hidden or not half:
@@ -51,10 +55,12 @@ def probe(agent: Agent, envs: Sequence[gymnasium.Env], seeds: Sequence[int], noi
 
 
 @torch.inference_mode()
-def _episode(agent: Agent, env: gymnasium.Env, seed: int, noise_seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _episode(
+    policy: Policy, agent: Agent, env: gymnasium.Env, seed: int, noise_seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Observations, memories after reading them, and true states of one episode, `[steps, ...]` each."""
     generator = torch.Generator(agent.device).manual_seed(noise_seed)
-    policy, key = agent.policy, agent.sight[0]
+    key = agent.sight[0]
     raw, _ = env.reset(seed=int(seed))
     start, z, rows = torch.ones(1, 1, dtype=torch.bool, device=agent.device), policy.memory.initial(1), []
     for _ in range(STEPS):
@@ -66,7 +72,8 @@ def _episode(agent: Agent, env: gymnasium.Env, seed: int, noise_seed: int) -> tu
         raw, _, terminated, truncated, _ = env.step(u[0, : policy.actions].cpu().numpy())
         if terminated or truncated:
             break
-    return tuple(map(np.stack, zip(*rows, strict=True)))
+    obs, memory, state = map(np.stack, zip(*rows, strict=True))
+    return obs, memory, state
 
 
 def _r2(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
