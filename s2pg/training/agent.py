@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from s2pg.algorithms.ppo import PPO
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
-from s2pg.policy import Policy, UniformPolicy
 
 
 @dataclass
 class Agent:
     """A policy and, unless it is the random anchor, what trains it."""
 
-    policy: Policy | UniformPolicy
+    policy: Any  # Policy, UniformPolicy, or what acts like one (`Acting`)
     critic: Critic | None
     algorithm: PPO | None
     sight: tuple[str, str]  # observation keys that (policy, critic) read

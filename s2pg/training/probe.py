@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from s2pg.training.agent import Agent
 from s2pg.policy import Policy
+from s2pg.training.agent import Agent
 from s2pg.types import View
 
 STEPS, RIDGE = 500, 1e-3
