@@ -1,0 +1,56 @@
+"""Every experiment file trains: each of its methods, through the configuration that a run of it would have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.load import read_scalars
+from s2pg.build import build
+from s2pg.config import RunConfig, list_experiments, load_experiment, resolve
+from s2pg.training import worlds
+from tests.helpers import train_here
+
+TINY = {
+    "device": "cpu",
+    "epochs": 1,
+    "steps_per_epoch": 64,
+    "eval_episodes": 1,
+    "task_options": {"max_episode_steps": 24},
+    "hparams": {"rollout": 64, "passes": 1},
+}
+
+GRID = [(name, method) for name in list_experiments() for method in load_experiment(name).methods]
+TASKS = sorted({(name, task) for name in list_experiments() for task in load_experiment(name).tasks})
+
+
+@pytest.mark.parametrize(("experiment", "method"), GRID, ids=map("-".join, GRID))
+def test_every_method_of_every_experiment_trains(experiment: str, method: str, tmp_path: Path) -> None:
+    """At smoke scale with its own networks, from the file to episodes and scalars."""
+    task = load_experiment(experiment).scale("smoke").tasks[0]
+    config = resolve(experiment, task, method, 0, "smoke", TINY)
+    assert train_here(config, tmp_path)["status"] == "finished"
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+    steps = [0] if method == "random" else [0, 64]
+    assert pd.read_parquet(tmp_path / "episodes.parquet").step.unique().tolist() == steps
+    tags = set(read_scalars(tmp_path).tag)
+    assert ("loss/policy" in tags) == (method != "random")
+    assert ("policy/kl/memory" in tags) == config.memory.decides
+
+
+@pytest.mark.parametrize(("experiment", "task"), TASKS, ids=map("-".join, TASKS))
+def test_every_task_of_every_experiment_has_agents_that_fit(experiment: str, task: str) -> None:
+    """Networks of all methods have the widths of the task's observations and actions, at the scale that names it."""
+    spec = load_experiment(experiment)
+    scale = next(name for name, grid in spec.scales.items() if task in grid.tasks)
+    for method in spec.methods:
+        config = resolve(experiment, task, method, 0, scale)
+        world = worlds.spec(task, config.task_options)
+        agent = build(config, world)
+        assert agent.policy.actions == world.actions
+        width = agent.normalisers[agent.sight[0]].width
+        assert width.env == world.widths[agent.sight[0]].env
+        assert width.previous_action == config.hparams.previous_action * world.actions or method == "random"
+        assert agent.policy.memory.decided == config.memory.decides * config.hparams.memory_size
