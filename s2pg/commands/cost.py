@@ -180,7 +180,7 @@ def conclusion(total: dict[str, float], experiment: Experiment, scale: str, core
         f"that run at once; the experiment asks for {experiment.resources['memory_mb']:,} MB per run",
         f"disk: {show.size(total['disk_bytes'])} in results/runs",
         "",
-        "Not counted: Snakemake's own time, statistics, figures, the report. Evaluation episodes are taken to be as long",
+        "Not counted: Snakemake itself, statistics, figures, the report. Evaluation episodes are taken to be as long",
         "as the time limit allows. Trial runs act with untrained policies; where episodes get longer with learning,",
         "bptt_full gets slower than it says here.",
     ]

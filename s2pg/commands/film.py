@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 FORMATS = {".mp4": 30, ".gif": 20}  # frames per second at most
@@ -106,6 +107,7 @@ def _draw(trace: Any, rendered: bool, title: str) -> tuple[np.ndarray, Panel | N
         _lines(action, trace.action, "action")
         _lines(returns, trace.reward.cumsum()[:, None], "return\nso far")
         returns.set_xlabel("step")
+        returns.xaxis.set_major_locator(MaxNLocator(integer=True))
         canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
         return picture, _panel(beside, picture) if rendered else None, [_panel(axes, picture) for axes in timelines]
@@ -129,7 +131,7 @@ def _memory(axes: Axes, trace: Any) -> None:
 def _observation(axes: Axes, trace: Any) -> None:
     _heat(axes, trace.obs)
     shown = {name: part for name, part in trace.groups.items() if part.start < trace.obs.shape[1]}
-    axes.set_yticks([(part.start + part.stop) / 2 for part in shown.values()], [n.replace("_", "\n") for n in shown])
+    axes.set_yticks([(part.start + part.stop) / 2 for part in shown.values()], [n.replace("_", " ") for n in shown])
     axes.tick_params(axis="y", length=0)
     for part in shown.values():
         axes.axhline(part.start, color="black", linewidth=0.8)

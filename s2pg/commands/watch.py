@@ -18,10 +18,11 @@ from torch import Tensor
 from s2pg.commands import film, rendering, show
 from s2pg.commands.runs import Opened, open_run
 from s2pg.config import ConfigError
+from s2pg.policy import Policy, UniformPolicy
 from s2pg.training import worlds
 from s2pg.training.evaluate import evaluate
 from s2pg.training.worlds import derive
-from s2pg.types import Acting, Mode
+from s2pg.types import Mode
 
 
 def run(args: Namespace) -> int:
@@ -56,7 +57,7 @@ class Trace(NamedTuple):
 class Tracing:
     """A policy that notes what it saw and decided."""
 
-    def __init__(self, policy: Acting) -> None:
+    def __init__(self, policy: Policy | UniformPolicy) -> None:
         self.policy, self.memory, self.actions = policy, policy.memory, policy.actions
         self.notes: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -86,7 +87,7 @@ class Rewards(gymnasium.Wrapper):
 def record(run: Opened, seed: int, mode: Mode, steps: int | None = None) -> Trace:
     """One episode as `evaluate` runs it, cut off after `steps`; with mode "mean" it is the first one of `s2pg eval`."""
     env = Rewards(worlds.make(run.config.task, run.config.task_options))
-    policy = Tracing(run.agent.policy)
+    policy: Any = Tracing(run.agent.policy)
     chosen = derive(seed, "fresh evaluation", 0)
     noise = derive(seed, "fresh evaluation noise", 0)
     limited = TimeLimit(env, steps) if steps else env
