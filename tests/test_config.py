@@ -150,9 +150,9 @@ def test_a_run_configuration_with_an_unknown_key_is_an_error_that_names_it() -> 
 
 
 def test_steps_that_do_not_fit_together_are_an_error() -> None:
-    with pytest.raises(ConfigError, match="steps_per_epoch: 3000 is not a multiple of hparams.rollout: 2048"):
+    with pytest.raises(ConfigError, match="steps_per_epoch: 3000 is not a multiple of hparams.rollout: 2000"):
         replace(example(), steps_per_epoch=3000)
-    with pytest.raises(ConfigError, match="hparams.rollout: 2048 is not a multiple of hparams.num_envs: 3"):
+    with pytest.raises(ConfigError, match="hparams.rollout: 2000 is not a multiple of hparams.num_envs: 3"):
         replace(example(), hparams=replace(example().hparams, num_envs=3))
 
 
@@ -288,9 +288,9 @@ def test_overrides_of_a_scale_reach_its_runs_only() -> None:
 
 
 def test_a_later_rule_wins(edit: Edit) -> None:
-    edit("hparams/ppo.yaml", "value_gain: 1.0 # ours: as the reference's recurrent critics", "policy_gain: 0.5")
+    edit("hparams/ppo.yaml", "value_head: [64] # ours: the critic's own memory", "policy_gain: 0.5 # ours: the critic's")
     assert example("bptt5").hparams.policy_gain == 0.5
-    assert example("s2pg").hparams.policy_gain == 0.05
+    assert example("s2pg").hparams.policy_gain == 1.0
 
 
 def test_an_edited_file_is_read_again(edit: Edit) -> None:
