@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
-from s2pg.nets import CELLS, GRU, LSTM, RNN, Cell
+from s2pg.nets import CELLS, GRU, LSTM, RNN, Cell, tall
 from tests.helpers import MEMORIES, WIDTH, act_through, stream
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -45,7 +45,7 @@ def test_cells_are_torchs_cells(cell: type[Cell], theirs: type[nn.RNNCellBase]) 
 
 
 @every_cell
-@pytest.mark.parametrize(("n", "length"), [(4, 7), (6, 6), (1, 3)])
+@pytest.mark.parametrize(("n", "length"), [(4, 7), (6, 6), (1, 3), (60, 5)])
 def test_unrolling_equals_stepping(cell: type[Cell], n: int, length: int) -> None:
     """Also where there are as many streams as steps, so that no check of shapes could tell them apart."""
     memory = Recurrent(WIDTH, cell, hidden=5, features=4, context=length)
@@ -72,6 +72,25 @@ def test_the_memory_before_the_first_step_matters(cell: type[Cell]) -> None:
         obs, start = torch.randn(4, length, WIDE), torch.zeros(4, length, dtype=torch.bool)
         z = torch.randn(4, memory.size)
         assert (memory.read(obs, start, z)[1] - memory.read(obs, start, 0 * z)[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(300,), (8, 32), (4, 5, 13), (255,)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_many_rows_are_those_of_the_layer(shape: tuple[int, ...], transposed: bool) -> None:
+    """The faster matrix product for many rows: same values, same gradients, for inputs laid out in any way."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(7, 11), torch.randn(*shape, 7)
+    if transposed:
+        x = x.transpose(0, -1).contiguous().transpose(0, -1)
+    results = []
+    for function in (layer, lambda x: tall(x, layer)):
+        rows = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        y = function(rows)
+        weights = torch.cos(torch.arange(y.numel())).view_as(y.transpose(0, -1)).transpose(0, -1)
+        results.append((y, *torch.autograd.grad((y * weights).sum(), [rows, layer.weight, layer.bias])))
+    for theirs, ours in zip(*results, strict=True):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 # --- acting and learning ---------------------------------------------------------------------------------------------
