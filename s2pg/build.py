@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from s2pg.algorithms.ppo import PPO
-from s2pg.config import MethodConfig, PPOConfig, RunConfig
+from s2pg.config import ConfigError, MethodConfig, PPOConfig, RunConfig
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
@@ -38,6 +38,11 @@ def memory(width: Width, method: MethodConfig, hparams: PPOConfig, gain: float) 
         return Window(width, method.context)
     if method.kind == "recurrent":
         cell = CELLS[method.cell]
+        if hparams.memory_size % cell.states:
+            raise ConfigError(
+                f"hparams.memory_size: {hparams.memory_size} is not a multiple of {cell.states}, the state vectors that "
+                f"memory.cell: {method.cell} carries"
+            )
         hidden, features = hparams.memory_size // cell.states, hparams.features
         return Recurrent(width, cell, hidden, features, method.context, method.decides, gain)
     return NoMemory(width)

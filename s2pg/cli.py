@@ -101,7 +101,7 @@ def _eval(command: Command) -> None:
     add("run", metavar="RUN_DIR", help="folder of a run")
     add("--episodes", metavar="N", type=count, default=20, help="per mode (default: 20)")
     add("--mode", choices=["sample", "mean", "both"], default="both", help="draw decisions or take their mean")
-    add("--seed", metavar="S", type=int, default=0, help="of initial states and noise (default: 0)")
+    add("--seed", metavar="S", type=natural, default=0, help="of initial states and noise (default: 0)")
     add("--json", action="store_true", help="print JSON, with every return")
 
 
@@ -110,7 +110,7 @@ def _watch(command: Command) -> None:
     add("run", metavar="RUN_DIR", help="folder of a run")
     add("--out", metavar="FILE", help=".mp4 or .gif (default: RUN_DIR/episode.mp4)")
     add("--mode", choices=["sample", "mean"], default="mean", help="default: mean")
-    add("--seed", metavar="S", type=int, default=0, help="of the initial state and noise (default: 0)")
+    add("--seed", metavar="S", type=natural, default=0, help="of the initial state and noise (default: 0)")
     add("--steps", metavar="N", type=count, help="stop after N steps (default: the whole episode)")
 
 
@@ -146,11 +146,16 @@ def _doctor(command: Command) -> None:
     command.add_argument("--results", metavar="DIR", default="results", help="default: results")
 
 
+def natural(text: str, least: int = 0) -> int:
+    """A whole number of at least `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
 def count(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    return natural(text, 1)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {

@@ -38,7 +38,7 @@ class Decision(NamedTuple):
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of `u [*, D]` per group, `[*, G]`; the memory's is 0 where nothing is decided about it."""
         scaled = (u - self.mean) * (-self.log_sigma).exp()
-        return self._by_group(-0.5 * scaled.square() - self.log_sigma - 0.5 * math.log(2 * math.pi))
+        return self._by_group(-0.5 * scaled.square() - (self.log_sigma + 0.5 * math.log(2 * math.pi)))
 
     def entropy(self) -> Tensor:
         """Entropy per group in nats, `[G]`."""
@@ -81,7 +81,12 @@ class Policy(nn.Module):
         mean = self.head(x)
         if self.memory.decided:
             mean = torch.cat([mean, m], -1)
-        return Decision(mean, self.log_sigma.clamp(-20.0, 2.0), self.actions, m)
+        return Decision(mean, self.spread, self.actions, m)
+
+    @property
+    def spread(self) -> Tensor:
+        """The log standard deviations in use, `[D]`."""
+        return self.log_sigma.clamp(-20.0, 2.0)
 
     def remember(self, decision: Decision, u: Tensor) -> Tensor:
         """The memory after deciding `u [*, D]`: the decided z' if there is one, else the memory's own, `[*, Z]`."""

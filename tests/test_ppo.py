@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from envs.augmented import AugmentedMDP
 from envs.diagnostics import LinearSystem
-from s2pg.algorithms.ppo import PPO, Batch, Diverged, advantages, surrogate
-from s2pg.config import RunConfig, methods
+from s2pg.algorithms.ppo import PPO, Batch, Diverged, Terms, advantages, diagnostics, surrogate
+from s2pg.config import ConfigError, RunConfig, methods
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
 from s2pg.data.rollout import Collector, Rollout, Stopwatch
@@ -109,7 +109,7 @@ def test_the_losses_use_the_joint_ratio_of_action_and_memory_per_sample() -> Non
         for parameter in agent.policy.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=seeded(1))
         now = _log_density(agent.policy, batch)
-    terms = ppo.losses(batch, cut(rollout.start, 1, "last"))
+    terms = ppo.losses(batch.take(cut(rollout.start, 1, "last")))
     assert terms.policy.shape == terms.value.shape == ()
     ratio, clip = (now - before).double().exp(), config.hparams.clip
     assert ((ratio - 1).abs() > clip).any()
@@ -158,10 +158,10 @@ def test_the_first_pass_reproduces_what_acted(variant: str) -> None:
         sequences = cut(rollout.start, policy.memory.context, ppo.loss_on)
         for chosen in (sequences, *sequences.minibatches(12, seeded(0))):
             rows = chosen.rows[chosen.keep]
-            terms = ppo.losses(batch, chosen)
+            terms = ppo.losses(batch.take(chosen))
             torch.testing.assert_close(terms.decision.mean, batch.mean[rows], rtol=1e-4, atol=1e-5)
             assert terms.log_ratio.abs().max() < 1e-4
-            again = ppo.critic(batch.views(chosen)[1])[0]
+            again = ppo.critic(batch.take(chosen).critic_view)[0]
             torch.testing.assert_close(again, value[rows], rtol=1e-4, atol=1e-5)
             assert rows.shape == again.shape
 
@@ -190,9 +190,9 @@ def test_stored_memory_is_data() -> None:
     assert not any(column.requires_grad for column in batch)
     chosen = cut(rollout.start, 1, "last")
     parameters = list(agent.policy.parameters())
-    plain = torch.autograd.grad(agent.algorithm.losses(batch, chosen).policy, parameters)
+    plain = torch.autograd.grad(agent.algorithm.losses(batch.take(chosen)).policy, parameters)
     tracked = batch._replace(z=batch.z.clone().requires_grad_())
-    terms = agent.algorithm.losses(tracked, chosen)
+    terms = agent.algorithm.losses(tracked.take(chosen))
     assert same_bits(plain, torch.autograd.grad(terms.policy, parameters))
 
 
@@ -203,6 +203,73 @@ def test_a_loss_that_is_not_finite_is_reported_by_name() -> None:
     rollout.reward[3, 1] = float("nan")
     with pytest.raises(Diverged, match="nan"):
         agent.algorithm.update(rollout, seeded(0))
+
+
+@pytest.mark.parametrize("sigma", [0.6, 20.0])
+def test_divergence_before_any_change_is_zero(sigma: float) -> None:
+    """With learning rates of nothing, policy and acting policy are one, whatever their standard deviations."""
+    config = tiny("s2pg", sigma_action=sigma, lr_policy=1e-30, lr_value=1e-30)
+    agent = tiny_agent(config)
+    logs = agent.algorithm.update(collect(agent, config, rollouts=2), seeded(0))
+    for group in ("action", "memory"):
+        assert logs[f"policy/log_ratio/{group}"] < 1e-5
+        assert logs[f"policy/kl/{group}"] == pytest.approx(0.0, abs=1e-5)
+        assert logs[f"policy/clip_fraction/{group}"] == 0.0
+
+
+def test_an_odd_memory_of_an_lstm_is_refused_by_name() -> None:
+    config = tiny("s2pg", memory_size=5)
+    with pytest.raises(ConfigError, match="memory_size"):
+        tiny_agent(replace(config, memory=replace(config.memory, cell="lstm")))
+
+
+def test_diagnostics_equal_a_hand_computation() -> None:
+    """Per group: mean |log ratio|, share of ratios outside the clip, KL(acted || now), sigma, entropy."""
+    sigma_then, sigma_now = torch.tensor([0.5, 2.0, 2.0]).log(), torch.tensor([1.0, 2.0, 2.0]).log()
+    then = Decision(torch.zeros(2, 3), sigma_then, 1, torch.zeros(2, 2))
+    now = Decision(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 0.0]]), sigma_now, 1, torch.zeros(2, 2))
+    log_ratio = torch.tensor([[0.1, -0.3], [-0.5, 0.5]])
+    logs = diagnostics(Terms(torch.tensor(3.0), torch.tensor(4.0), log_ratio, now), then, clip=0.2)
+    expected = {
+        "loss/policy": 3.0,
+        "loss/value": 4.0,
+        "policy/log_ratio/action": 0.3,
+        "policy/log_ratio/memory": 0.4,
+        "policy/clip_fraction/action": 0.5,  # e^0.1 - 1 = 0.105 within, e^-0.5 - 1 = -0.39 outside
+        "policy/clip_fraction/memory": 1.0,
+        "policy/clip_fraction/joint": 0.0,  # e^-0.2 - 1 = -0.18, e^0 - 1 = 0
+        "policy/kl/action": np.log(2) + 0.5 * (0.25 - 1) + 0.25 * 1.0,  # half of (1 / 1)^2 / 2
+        "policy/kl/memory": 0.25,  # half of (2 / 2)^2 / 2
+        "policy/sigma/action": 1.0,
+        "policy/sigma/memory": 2.0,
+        "policy/entropy/action": 0.5 * np.log(2 * np.pi * np.e),
+        "policy/entropy/memory": np.log(4) + np.log(2 * np.pi * np.e),
+    }
+    assert {key: value.item() for key, value in logs.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_are_clipped_per_network_and_updates_follow_adam() -> None:
+    """One minibatch, one pass: Adam's first step on the clipped gradients, written anew."""
+    config = tiny("s2pg", max_grad_norm=0.01, passes=1, minibatch=32)
+    agent = tiny_agent(config)
+    ppo, rollout = agent.algorithm, collect(agent, config, rollouts=2)
+    networks = (agent.policy, config.hparams.lr_policy), (agent.critic, config.hparams.lr_value)
+    with torch.no_grad():
+        batch, _ = ppo.prepare(rollout)
+    terms = ppo.losses(batch.take(cut(rollout.start, 1, "last")))
+    before = [copy.deepcopy(network.state_dict()) for network, _ in networks]
+    gradients = [
+        torch.autograd.grad(loss, list(network.parameters()))
+        for loss, (network, _) in zip((terms.policy, terms.value), networks, strict=True)
+    ]
+    logs = ppo.update(rollout, seeded(0))
+    for name, old, gradient, (network, rate) in zip(("policy", "value"), before, gradients, networks, strict=True):
+        norm = torch.sqrt(sum(g.square().sum() for g in gradient))
+        assert norm > 0.01
+        assert logs[f"grad_norm/{name}"] == pytest.approx(norm.item(), rel=1e-3)
+        for (key, parameter), g in zip(network.named_parameters(), gradient, strict=True):
+            g = g * 0.01 / norm
+            torch.testing.assert_close(parameter, old[key] - rate * g / (g.abs() + 1e-8), rtol=1e-3, atol=1e-5)
 
 
 # --- the theorem -----------------------------------------------------------------------------------------------------
@@ -295,7 +362,7 @@ def assert_same_gradients(one: PPO, stateful: Rollout, two: PPO, stateless: Roll
     for ppo, rollout in ((one, stateful), (two, stateless)):
         with torch.no_grad():
             batch, _ = ppo.prepare(rollout)
-        terms = ppo.losses(batch, cut(rollout.start, 1, "last"))
+        terms = ppo.losses(batch.take(cut(rollout.start, 1, "last")))
         parameters = [*ppo.policy.parameters(), *ppo.critic.parameters()]
         gradients = torch.autograd.grad(terms.policy + terms.value, parameters)
         assert all((g != 0).any() for g in gradients)
@@ -326,7 +393,7 @@ def test_no_memory_equals_s2pg_with_zero_memory() -> None:
         rollout = collect(one, config, rollouts=2)
         with torch.no_grad():
             batch, _ = one.algorithm.prepare(rollout)
-        loss = one.algorithm.losses(batch, cut(rollout.start, 1, "last")).policy
+        loss = one.algorithm.losses(batch.take(cut(rollout.start, 1, "last"))).policy
         one.algorithm.update(rollout, seeded(0))
         pair.append((rollout.u, loss, rollout.reward, one.policy.head[-1].weight, one.policy.log_sigma, one.critic))
     (*first, value), (*second, other_value) = pair
@@ -424,7 +491,7 @@ def score_gradients(decides: bool, context: int | None, episodes: int = 300_000,
             rollout = simulate(policy, episodes // parts, generator)
             to_go = rollout.reward.flip(0).cumsum(0).flip(0)  # rewards of the past change no expectation
             batch = as_batch(policy, rollout, to_go - baseline)
-        loss = ppo.losses(batch, cut(rollout.start, context, "last")).policy
+        loss = ppo.losses(batch.take(cut(rollout.start, context, "last"))).policy
         gradient = torch.autograd.grad(loss, [policy.head.weight, policy.memory.linear.weight, policy.log_sigma])
         rows.append(-HORIZON * torch.cat([g.flatten() for g in gradient]).double().numpy())
     return np.array(rows)
@@ -533,7 +600,7 @@ def test_score_gradient_is_unbiased_on_cue_recall(cell: str) -> None:
     rows, estimates = torch.arange(T * N).view(T, N), []
     for part in rows.chunk(50, 1):
         chosen = part.reshape(-1, 1)
-        loss = ppo.losses(batch, Sequences(chosen, torch.ones_like(chosen, dtype=torch.bool))).policy
+        loss = ppo.losses(batch.take(Sequences(chosen, torch.ones_like(chosen, dtype=torch.bool)))).policy
         gradient = torch.autograd.grad(loss, list(policy.parameters()))
         estimates.append(-2 * torch.cat([g.flatten() for g in gradient]).numpy())
     exact = finite_differences(copy.deepcopy(policy).double()).numpy()

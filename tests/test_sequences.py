@@ -163,7 +163,7 @@ def learner(request: pytest.FixtureRequest) -> tuple[PPO, Batch, Sequences]:
 
 
 def losses_and_gradients(ppo: PPO, batch: Batch, chosen: Sequences) -> list[Tensor]:
-    terms = ppo.losses(batch, chosen)
+    terms = ppo.losses(batch.take(chosen))
     parameters = [*ppo.policy.parameters(), *ppo.critic.parameters()]
     gradients = torch.autograd.grad(terms.policy + terms.value, parameters, allow_unused=True)
     return [terms.policy, terms.value, *(g for g in gradients if g is not None)]
@@ -199,9 +199,9 @@ def test_losses_are_means_over_the_steps_that_count(learner: tuple[PPO, Batch, S
     ppo, batch, chosen = learner
     ppo.hparams, before = replace(ppo.hparams, entropy=0.0), ppo.hparams
     parts = [
-        ppo.losses(batch, Sequences(chosen.rows[i : i + 1], chosen.keep[i : i + 1])) for i in range(len(chosen.rows))
+        ppo.losses(batch.take(Sequences(chosen.rows[i : i + 1], chosen.keep[i : i + 1]))) for i in range(len(chosen.rows))
     ]
-    whole = ppo.losses(batch, chosen)
+    whole = ppo.losses(batch.take(chosen))
     ppo.hparams = before
     weight = chosen.keep.sum(1) / chosen.keep.sum()
     for name in ("policy", "value"):

@@ -5,6 +5,7 @@ The ratio is that of the joint decision u = (a, z'), so S2PG is this file on the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from s2pg.config import PPOConfig
 from s2pg.critic import Critic
 from s2pg.data.rollout import Rollout
-from s2pg.data.sequences import Sequences, cut
+from s2pg.data.sequences import Sequences, cut, shuffled
 from s2pg.policy import Decision, Policy
 from s2pg.types import GROUPS, View
 
@@ -58,15 +59,41 @@ class Batch(NamedTuple):
     advantage: Tensor
     target: Tensor  # of the value
 
-    def views(self, sequences: Sequences) -> tuple[View, View]:
-        """What policy and critic read of these sequences."""
-        rows, first = sequences.rows, sequences.rows[:, 0]
-        keep = None if rows.shape[1] == 1 else sequences.keep
-        start = self.start[rows]
-        return (
-            View(self.obs[rows], start, self.z[first], keep),
-            View(self.critic_obs[rows], start, self.critic_z[first], keep),
-        )
+    def minibatches(self, sequences: Sequences, terms: int, generator: torch.Generator) -> Iterator[Minibatch]:
+        """Shuffled sequences with about `terms` loss terms at a time."""
+        if sequences.rows.shape[1] == 1:  # steps of their own: shuffle every column once, then slice
+            rows = sequences.rows[shuffled(sequences, generator), 0]
+            for part in zip(*(column[rows].split(terms) for column in self), strict=True):
+                yield Batch(*part).minibatch()
+        else:
+            for chosen in sequences.minibatches(terms, generator):
+                yield self.take(chosen)
+
+    def take(self, chosen: Sequences) -> Minibatch:
+        """What the losses need of these sequences."""
+        first, start = chosen.rows[:, 0], self.start[chosen.rows]
+        view = View(self.obs[chosen.rows], start, self.z[first], chosen.keep)
+        critic_view = View(self.critic_obs[chosen.rows], start, self.critic_z[first], chosen.keep)
+        rows = chosen.rows[chosen.keep]
+        return Minibatch(view, critic_view, *(column[rows] for column in self[5:]))
+
+    def minibatch(self) -> Minibatch:
+        """Every row as a sequence of one step."""
+        start = self.start.unsqueeze(-1)
+        view = View(self.obs.unsqueeze(-2), start, self.z)
+        return Minibatch(view, View(self.critic_obs.unsqueeze(-2), start, self.critic_z), *self[5:])
+
+
+class Minibatch(NamedTuple):
+    """Sequences to read and, for the n steps that count, what was done and came of it."""
+
+    view: View
+    critic_view: View
+    u: Tensor
+    mean: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    target: Tensor
 
 
 class PPO:
@@ -93,18 +120,16 @@ class PPO:
         """Learn from a rollout; returns what is worth logging, averaged over the last pass."""
         with torch.no_grad():
             batch, metrics = self.prepare(rollout)
-        acted = Decision(batch.mean, self.policy.log_sigma.detach().clone(), self.policy.actions, batch.z)
+        acted = Decision(batch.mean, self.policy.spread.detach().clone(), self.policy.actions, batch.z)
         sequences = cut(rollout.start, self.policy.memory.context, self.loss_on)
         logs: list[dict[str, Tensor]] = []
         for index in range(self.hparams.passes):
             last = index == self.hparams.passes - 1
-            for chosen in sequences.minibatches(self.hparams.minibatch, generator):
-                terms = self.losses(batch, chosen)
+            for part in batch.minibatches(sequences, self.hparams.minibatch, generator):
+                terms = self.losses(part)
                 norms = self._descend(terms.policy + terms.value, measure=last)
                 if last:
-                    rows = chosen.rows[chosen.keep]
-                    acted_there = acted._replace(mean=batch.mean[rows])
-                    logs.append(diagnostics(terms, acted_there, self.hparams.clip) | norms)
+                    logs.append(diagnostics(terms, acted._replace(mean=part.mean), self.hparams.clip) | norms)
         metrics |= {key: torch.stack([log[key] for log in logs]).mean().item() for key in logs[0]}
         metrics["data/padding"] = sequences.padding
         return self._finite(metrics)
@@ -115,7 +140,7 @@ class PPO:
         hp = self.hparams
         raw = advantages(rollout.reward, value, next_value, rollout.terminated, rollout.done, hp.gamma, hp.gae_lambda)
         target = raw + value
-        acted = Decision(rollout.mean, self.policy.log_sigma.clamp(-20.0, 2.0), self.policy.actions, rollout.z)
+        acted = Decision(rollout.mean, self.policy.spread, self.policy.actions, rollout.z)
         columns = (
             rollout.obs[self.sight[0]],
             self.critic_obs(rollout.obs[self.sight[1]], rollout.z),
@@ -144,15 +169,14 @@ class PPO:
         next_value = self.critic(View(there, torch.zeros_like(start), rollout.critic_z_next))[0]
         return value, next_value
 
-    def losses(self, batch: Batch, chosen: Sequences) -> Terms:
-        """The two losses on the chosen sequences; policy and critic share no parameter."""
-        view, critic_view = batch.views(chosen)
-        rows = chosen.rows[chosen.keep]
-        decision = self.policy(view)
-        log_ratio = decision.log_prob(batch.u[rows]) - batch.log_prob[rows]
-        policy = surrogate(log_ratio.sum(-1), batch.advantage[rows], self.hparams.clip)
-        policy = policy - self.hparams.entropy * decision.entropy().sum()
-        value = (self.critic(critic_view) - batch.target[rows]).square().mean()
+    def losses(self, part: Minibatch) -> Terms:
+        """The two losses of a minibatch; policy and critic share no parameter."""
+        decision = self.policy(part.view)
+        log_ratio = decision.log_prob(part.u) - part.log_prob
+        policy = surrogate(log_ratio.sum(-1), part.advantage, self.hparams.clip)
+        if self.hparams.entropy:
+            policy = policy - self.hparams.entropy * decision.entropy().sum()
+        value = (self.critic(part.critic_view) - part.target).square().mean()
         return Terms(policy, value, log_ratio, decision)
 
     def _descend(self, loss: Tensor, measure: bool) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ Seconds = dict[str, float]  # per environment step, by activity
 def run(args: Namespace) -> int:
     """Time, print a table, write JSON."""
     torch.set_num_threads(1)
+    if args.json:  # fails now rather than after the measurements
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(args.methods or learning_methods()))
     lanes = {name: Lane(configuration(args.task, name, args.profile)) for name in names}
     rounds: list[dict[str, Seconds]] = []

@@ -48,6 +48,8 @@ def run(args: Namespace) -> int:
     torch.set_num_threads(1)
     experiment = load_experiment(args.experiment)
     grid = experiment.scale(args.scale)
+    if args.json:  # fails now rather than after the measurements
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
     start = starting()
     pairs = [(task, method) for task in grid.tasks for method in grid.methods]
     needs = []

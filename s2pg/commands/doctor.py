@@ -124,7 +124,7 @@ def cuda() -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        return Finding("ok", f"{torch.cuda.get_device_name()}; `--device cpu` is faster for small networks")
+        return Finding("ok", f"{torch.cuda.get_device_name()}; `--device cpu` leaves it alone")
     return Finding("ok", "not there and not needed")
 
 

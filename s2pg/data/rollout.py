@@ -120,6 +120,7 @@ class Collector:
         )
         raw = {key: np.empty((steps, n, width), np.float32) for key, width in widths.items()}
         watch.start()
+        self.obs = self._observe(self.raw)
         for t in range(steps):
             self._step(t, rollout, raw, generator, watch)
         for key, norm in self.normalisers.items():
@@ -129,7 +130,7 @@ class Collector:
 
     @torch.inference_mode()
     def _step(self, t: int, rollout: Rollout, raw: dict, generator: torch.Generator, watch: Stopwatch) -> None:
-        obs, start = self._observe(self.raw), self.start.unsqueeze(-1)
+        obs, start = self.obs, self.start.unsqueeze(-1)
         decision = self.policy(View(obs[self.sight[0]].unsqueeze(-2), start, self.z))
         u = decision.rsample(generator)
         z_next, critic_z_next = self.policy.remember(decision, u), self.critic_z
@@ -140,7 +141,8 @@ class Collector:
         nxt, reward, terminated, truncated, info = self.envs.step(action)
         watch.lap("environment")
         done = terminated | truncated
-        successor = self._observe(_successor(nxt, done, info))
+        next_obs = self._observe(nxt)
+        successor = self._observe(_last_observations(nxt, done, info)) if done.any() else next_obs
         for key in raw:
             raw[key][t] = self.raw[key][:, : raw[key].shape[-1]]
             rollout.obs[key][t], rollout.next_obs[key][t] = obs[key], successor[key]
@@ -150,14 +152,10 @@ class Collector:
         rollout.reward[t] = torch.from_numpy(reward)
         rollout.terminated[t], rollout.done[t] = torch.from_numpy(terminated), torch.from_numpy(done)
         self._count(reward, done)
-        self._carry(nxt, rollout.done[t], z_next, critic_z_next, bool(done.any()))
+        self.raw, self.obs, self.start, self.z, self.critic_z = nxt, next_obs, rollout.done[t], z_next, critic_z_next
+        if done.any():
+            self.z, self.critic_z = (torch.where(self.start.unsqueeze(-1), 0.0, z) for z in (self.z, self.critic_z))
         watch.lap("acting")
-
-    def _carry(self, raw: dict, done: Tensor, z: Tensor, critic_z: Tensor, any_done: bool) -> None:
-        self.raw, self.start, self.z, self.critic_z = raw, done, z, critic_z
-        if any_done:
-            self.z = torch.where(done.unsqueeze(-1), 0.0, z)
-            self.critic_z = torch.where(done.unsqueeze(-1), 0.0, critic_z)
 
     def _observe(self, raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
         return {key: norm(torch.from_numpy(raw[key]).to(self.device)) for key, norm in self.normalisers.items()}
@@ -170,10 +168,8 @@ class Collector:
             self._returns[n], self._lengths[n] = 0.0, 0
 
 
-def _successor(nxt: dict[str, np.ndarray], done: np.ndarray, info: dict) -> dict[str, np.ndarray]:
-    """What followed the step, before autoreset replaced it."""
-    if not done.any():
-        return nxt
+def _last_observations(nxt: dict[str, np.ndarray], done: np.ndarray, info: dict) -> dict[str, np.ndarray]:
+    """What followed the step, before autoreset replaced it where an episode ended."""
     nxt = {key: value.copy() for key, value in nxt.items()}
     for n in np.flatnonzero(done):
         for key in nxt:

@@ -34,13 +34,18 @@ class Sequences(NamedTuple):
 
     def minibatches(self, terms: int, generator: torch.Generator | None = None) -> Iterator[Sequences]:
         """Shuffled minibatches of about `terms` loss terms, without padding beyond their longest sequence."""
-        order = torch.randperm(len(self.rows), generator=generator, device=self.rows.device)
+        order = shuffled(self, generator)
         before = self.keep.sum(1)[order].cumsum(0) - self.keep.sum(1)[order]
         sizes = torch.unique_consecutive(before // terms, return_counts=True)[1].tolist()
         lengths = self.keep.shape[1] - self.keep.flip(1).int().argmax(1)
         for chosen in order.split(sizes):
             length = int(lengths[chosen].max())
             yield Sequences(self.rows[chosen, :length], self.keep[chosen, :length])
+
+
+def shuffled(sequences: Sequences, generator: torch.Generator | None = None) -> Tensor:
+    """A random order of the sequences, `[n]`."""
+    return torch.randperm(len(sequences.rows), generator=generator, device=sequences.rows.device)
 
 
 def contexts(steps: int, envs: int, length: int) -> Sequences:
