@@ -40,8 +40,8 @@ def memory(width: Width, method: MethodConfig, hparams: PPOConfig, gain: float) 
         cell = CELLS[method.cell]
         if hparams.memory_size % cell.states:
             raise ConfigError(
-                f"hparams.memory_size: {hparams.memory_size} is not a multiple of {cell.states}, the state vectors that "
-                f"memory.cell: {method.cell} carries"
+                f"hparams.memory_size: {hparams.memory_size} must be a multiple of {cell.states} with "
+                f"memory.cell: {method.cell}, which carries {cell.states} vectors"
             )
         hidden, features = hparams.memory_size // cell.states, hparams.features
         return Recurrent(width, cell, hidden, features, method.context, method.decides, gain)

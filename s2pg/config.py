@@ -327,9 +327,10 @@ def _check_names(spec: Mapping[str, Any], path: Path) -> None:
         if missing := {"random", "oracle"} - set(scale["methods"]):
             raise ConfigError(f"{path}: scales.{name}.methods: the anchors {sorted(missing)} must be part of the grid")
         used.update(scale["methods"])
+    played = {task for scale in spec["scales"].values() for task in scale["tasks"]}
     for claim in spec["claims"]:
-        for key in {"a", "b"} & claim["rule"].keys():
-            _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], used, path)
+        for key in {"a", "b", "task"} & claim["rule"].keys():
+            _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], played if key == "task" else used, path)
     for task in spec.get("task_options", {}):
         _choose("task_options", task, tasks(), path)
 

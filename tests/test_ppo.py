@@ -284,8 +284,8 @@ class Stateless(nn.Module):
         self.actions = inner.actions + inner.memory.size
 
     @property
-    def log_sigma(self) -> Tensor:
-        return self.inner.log_sigma
+    def spread(self) -> Tensor:
+        return self.inner.spread
 
     def forward(self, view: View) -> Decision:
         x, nothing = self.memory.read(*view)
@@ -293,7 +293,7 @@ class Stateless(nn.Module):
         cell, embed = self.inner.memory.cell, self.inner.memory.embed
         eta = cell.step(cell.project(embed(obs)), z)
         mu = self.inner.head(torch.cat([embed.skip(obs), cell.output(eta)], -1))
-        return Decision(torch.cat([mu, eta], -1), self.log_sigma.clamp(-20, 2), self.actions, nothing)
+        return Decision(torch.cat([mu, eta], -1), self.spread, self.actions, nothing)
 
     def remember(self, decision: Decision, u: Tensor) -> Tensor:
         return decision.carry

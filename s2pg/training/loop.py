@@ -193,7 +193,7 @@ def _claim(config: RunConfig, out: Path) -> None:
     path, text = out / "config.yaml", config.to_yaml()
     if path.exists() and path.read_text() == text:
         return
-    if any(item.name not in {".lock", "config.yaml"} for item in out.iterdir()) or path.exists():
+    if any(item.name not in {".lock", "provenance.json"} for item in out.iterdir()):
         _say(f"{out}: holds a run with another configuration, moved to {checkpoint.archive(out)}")
     checkpoint.write_json(out / "provenance.json", provenance())
     checkpoint.write(path, lambda p: p.write_text(text))

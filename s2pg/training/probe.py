@@ -77,11 +77,17 @@ def _episode(
 
 
 def _r2(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
-    """R^2 on the test rows, over all target dimensions in units of their standard deviation when fitting."""
-    x, x_test = (np.asarray(part, np.float64) for part in (x, x_test))
-    shift, scale, centre, spread = x.mean(0), x.std(0) + 1e-6, y.mean(0), y.std(0) + 1e-6
+    """R^2 on the test rows over the target dimensions that vary, in units of their standard deviation when fitting.
+
+    NaN where none varies: a constant has no variance to explain.
+    """
+    varies = (y.std(0) > 1e-6) & (y_test.std(0) > 1e-6)
+    if not varies.any():
+        return float("nan")
+    x, x_test, y, y_test = (np.asarray(part, np.float64) for part in (x, x_test, y[:, varies], y_test[:, varies]))
+    shift, scale, centre, spread = x.mean(0), x.std(0) + 1e-6, y.mean(0), y.std(0)
     a, b = (x - shift) / scale, (y - centre) / spread
     weights = np.linalg.solve(a.T @ a + RIDGE * len(a) * np.eye(a.shape[1]), a.T @ b)
     error = (y_test - centre) / spread - (x_test - shift) / scale @ weights
     total = ((y_test - y_test.mean(0)) / spread) ** 2
-    return float(1 - (error**2).sum() / max(total.sum(), 1e-12))
+    return float(1 - (error**2).sum() / total.sum())
