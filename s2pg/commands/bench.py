@@ -42,9 +42,8 @@ def run(args: Namespace) -> int:
         rounds.append(timed)
     show.progress("")
     results = {name: summary([timed[name] for timed in rounds[1:]]) for name in names}
-    print(
-        f"{args.task}, profile {args.profile}, one thread, median of {args.updates} update{'s' * (args.updates > 1)} per method\n"
-    )
+    rounds_text = "one update" if args.updates == 1 else f"the median of {args.updates} updates"
+    print(f"{args.task}, profile {args.profile}, one thread, {rounds_text} per method\n")
     print(report(results))
     if busy := show.busy():
         print(busy, file=sys.stderr)
