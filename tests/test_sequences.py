@@ -199,7 +199,8 @@ def test_losses_are_means_over_the_steps_that_count(learner: tuple[PPO, Batch, S
     ppo, batch, chosen = learner
     ppo.hparams, before = replace(ppo.hparams, entropy=0.0), ppo.hparams
     parts = [
-        ppo.losses(batch.take(Sequences(chosen.rows[i : i + 1], chosen.keep[i : i + 1]))) for i in range(len(chosen.rows))
+        ppo.losses(batch.take(Sequences(chosen.rows[i : i + 1], chosen.keep[i : i + 1])))
+        for i in range(len(chosen.rows))
     ]
     whole = ppo.losses(batch.take(chosen))
     ppo.hparams = before
