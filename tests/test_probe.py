@@ -20,7 +20,7 @@ def scores(method: str, task: str, episodes: int, **options: int) -> dict[tuple[
     envs = [worlds.make(task, options) for _ in range(episodes)]
     rows = probe(agent, envs, list(range(episodes)), 0)
     assert same_bits(before, agent.state_dict())
-    assert rows == probe(agent, envs, list(range(episodes)), 0)
+    assert repr(rows) == repr(probe(agent, envs, list(range(episodes)), 0))  # NaN is not equal to itself
     return {(row["group"], row["features"]): row["r2"] for row in rows}
 
 
