@@ -288,7 +288,7 @@ def test_overrides_of_a_scale_reach_its_runs_only() -> None:
 
 
 def test_a_later_rule_wins(edit: Edit) -> None:
-    edit("hparams/ppo.yaml", "value_head: [64] # ours: the critic's own memory", "policy_gain: 0.5 # ours: the critic's")
+    edit("hparams/ppo.yaml", "value_head: [64] # ours: the critic's", "policy_gain: 0.5 # ours: the")
     assert example("bptt5").hparams.policy_gain == 0.5
     assert example("s2pg").hparams.policy_gain == 1.0
 
