@@ -110,11 +110,10 @@ class PPO:
         self, policy: Policy, critic: Critic, hparams: PPOConfig, sight: tuple[str, str], loss_on: str = "last"
     ) -> None:
         self.policy, self.critic, self.hparams, self.sight, self.loss_on = policy, critic, hparams, sight, loss_on
-        groups = [
-            {"params": list(policy.parameters()), "lr": hparams.lr_policy},
-            {"params": list(critic.parameters()), "lr": hparams.lr_value},
-        ]
-        self.optimiser = torch.optim.Adam(groups, fused=True)
+        groups: dict[float, list[Tensor]] = {}  # by learning rate: one fused step does for both where they agree
+        for module, lr in ((policy, hparams.lr_policy), (critic, hparams.lr_value)):
+            groups.setdefault(lr, []).extend(module.parameters())
+        self.optimiser = torch.optim.Adam([{"params": p, "lr": lr} for lr, p in groups.items()], fused=True)
 
     def update(self, rollout: Rollout, generator: torch.Generator) -> dict[str, float]:
         """Learn from a rollout; returns what is worth logging, averaged over the last pass."""

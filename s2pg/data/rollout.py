@@ -120,15 +120,15 @@ class Collector:
         )
         raw = {key: np.empty((steps, n, width), np.float32) for key, width in widths.items()}
         watch.start()
-        self.obs = self._observe(self.raw)
-        for t in range(steps):
-            self._step(t, rollout, raw, generator, watch)
+        with torch.inference_mode():
+            self.obs = self._observe(self.raw)
+            for t in range(steps):
+                self._step(t, rollout, raw, generator, watch)
         for key, norm in self.normalisers.items():
             norm.update(torch.from_numpy(raw[key]))
         watch.lap("acting")
         return rollout
 
-    @torch.inference_mode()
     def _step(self, t: int, rollout: Rollout, raw: dict, generator: torch.Generator, watch: Stopwatch) -> None:
         obs, start = self.obs, self.start.unsqueeze(-1)
         decision = self.policy(View(obs[self.sight[0]].unsqueeze(-2), start, self.z))
