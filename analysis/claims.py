@@ -9,14 +9,14 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, stats
+from analysis import bootstrap, stats, style
 from analysis.bootstrap import Array
 from analysis.errors import AnalysisError
 from analysis.load import Tables, read_tables
@@ -45,13 +45,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a claim is judged; `b` is empty for a statistic of one method."""
+    """How a claim is judged; `b` is empty for a statistic of one method, `task` for a claim on all tasks."""
 
     statistic: str
     a: str
     b: str
     threshold: float
     min_seeds: int
+    task: str = ""  # empty: all tasks of the grid
 
     @property
     def methods(self) -> list[str]:
@@ -68,6 +69,14 @@ class Evidence:
     unusable: dict[str, str]  # task -> why it has no normalised scale
     reps: int
     seed: int
+
+    def on(self, task: str) -> "Evidence":
+        """The same of one task alone."""
+        runs, timing, scores = (
+            frame[frame["task"] == task] for frame in (self.tables.runs, self.tables.timing, self.scores)
+        )
+        unusable = {name: why for name, why in self.unusable.items() if name == task}
+        return replace(self, tables=replace(self.tables, runs=runs, timing=timing), scores=scores, unusable=unusable)
 
 
 Statistic = Callable[[Sequence[Sample], int, int], Array]  # samples of a (and b), reps, seed -> [1 + reps]
@@ -125,6 +134,7 @@ def judge(tables: Tables, reps: int = REPS, seed: int = 0) -> list[Verdict]:
 
 def _judge(claim: Mapping[str, Any], evidence: Evidence) -> Verdict:
     rule = parse_rule(claim)
+    evidence = evidence.on(rule.task) if rule.task else evidence
     runs = evidence.tables.runs[evidence.tables.runs["method"].isin(rule.methods)]
     obstacles, n_seeds = _obstacles(rule, evidence)
     estimate, low, high = _estimate(rule, evidence)
@@ -153,9 +163,11 @@ def parse_rule(claim: Mapping[str, Any]) -> Rule:
     if name not in STATISTICS:
         raise AnalysisError(f"{where}: rule.statistic is {name!r}, allowed are {', '.join(STATISTICS)}")
     needed = {"statistic", "a", "threshold", "min_seeds"} | (set() if name in SINGLE else {"b"})
-    if set(rule) != needed:
-        raise AnalysisError(f"{where}: rule has the keys {sorted(rule)}, {name} needs {sorted(needed)}")
-    return Rule(name, rule["a"], rule.get("b", ""), float(rule["threshold"]), int(rule["min_seeds"]))
+    if set(rule) - {"task"} != needed:
+        needs = f"{name} needs {sorted(needed)} and may have task"
+        raise AnalysisError(f"{where}: rule has the keys {sorted(rule)}, {needs}")
+    numbers = {"threshold": float(rule["threshold"]), "min_seeds": int(rule["min_seeds"])}
+    return Rule(name, rule["a"], rule.get("b", ""), **numbers, task=rule.get("task", ""))
 
 
 def decide(low: float, high: float, threshold: float) -> tuple[str, str]:
@@ -169,14 +181,12 @@ def decide(low: float, high: float, threshold: float) -> tuple[str, str]:
 
 def _obstacles(rule: Rule, evidence: Evidence) -> tuple[list[str], int]:
     """What keeps the rule from being applied, and the smallest number of finished runs of any task and method."""
-    runs, tasks = evidence.tables.runs, evidence.tables.runs["task"].unique()
+    runs = evidence.tables.runs
+    tasks = [rule.task] if rule.task else list(runs["task"].unique())
     done = runs[runs["status"] == "finished"].groupby(["method", "task"]).size()
     finished = {(method, task): int(done.get((method, task), 0)) for method in rule.methods for task in tasks}
-    found = [
-        f"{n} finished runs of {method} on {task}, the rule asks for {rule.min_seeds}"
-        for (method, task), n in finished.items()
-        if n < rule.min_seeds
-    ]
+    few = [f"{n} of {style.label(m)} on {task}" for (m, task), n in finished.items() if n < rule.min_seeds]
+    found = [f"the rule asks for {rule.min_seeds} finished runs, there are {', '.join(few)}"] if few else []
     if STATISTICS[rule.statistic][1] == "normalised":
         found += [f"{task} has no normalised scale: {reason}" for task, reason in evidence.unusable.items()]
     lost = {task for sample in _samples(rule, evidence) for task in sample.absent} if not found else set()

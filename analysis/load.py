@@ -24,7 +24,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from analysis import schema
 from analysis.errors import AnalysisError
 
-DATA = ("runs", "scalars", "episodes", "timing")
+DATA = ("runs", "scalars", "episodes", "timing", "probe")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Tables:
     scalars: pd.DataFrame
     episodes: pd.DataFrame
     timing: pd.DataFrame
+    probe: pd.DataFrame = field(default_factory=functools.partial(schema.frame, "probe"))
     grid: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -44,8 +45,8 @@ class Tables:
 
 
 def collect(grid: Path, runs: Path, out: Path) -> Tables:
-    """Reads every attempted run of `grid` below `runs` and writes runs, scalars, episodes and timing .parquet and
-    a copy of grid.json to `out`.
+    """Reads every attempted run of `grid` below `runs` and writes the tables `DATA` as .parquet and a copy of grid.json
+    to `out`.
 
     `runs` is results/runs: a run lies in <scale>/<experiment>/<task>/<method>/seed_<n>. A run whose done.json does
     not exist is "missing" and its half-made files are left out; a run with an unreadable file is "failed".
@@ -73,7 +74,7 @@ def run_folder(runs: Path, identity: Mapping[str, Any]) -> Path:
 
 
 def collect_run(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """The row of `runs` and the tables scalars, episodes and timing of one run; never raises for a bad run.
+    """The row of `runs` and the other tables of `DATA` of one run; never raises for a bad run.
 
     identity: experiment, task, method, seed and scale as the grid has them.
     """
@@ -179,7 +180,7 @@ def _records(path: Path) -> Iterator[bytes]:
 
 def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What could be read of a run folder, by file ("frames": the data tables), and what could not."""
-    data = {"scalars": _scalars, "episodes": _episodes, "timing": _timing}
+    data = {"scalars": _scalars, "episodes": _episodes, "timing": _timing, "probe": _probe}
     readers: dict[str, Callable[[], Any]] = {
         "done.json": lambda: _done(folder / "done.json"),
         "config.yaml": lambda: _config(folder / "config.yaml", identity),
@@ -198,7 +199,7 @@ def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, An
 
 
 def _fault(folder: Path, name: str, error: Exception) -> str:
-    file = {"scalars": "event files", "episodes": "episodes.parquet", "timing": "timing.parquet"}.get(name, name)
+    file = "event files" if name == "scalars" else f"{name}.parquet" if name in DATA else name
     text = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
     return " ".join(f"{file}: {text}".replace(f"{folder}/", "").split())
 
@@ -257,6 +258,13 @@ def _timing(folder: Path) -> pd.DataFrame:
     if frame.empty:
         raise Unreadable("holds no epoch")
     return frame.drop_duplicates("step", keep="last", ignore_index=True)
+
+
+def _probe(folder: Path) -> pd.DataFrame:
+    """No rows if the run has no file: nothing was trained, nothing is hidden, or the run diverged."""
+    path = folder / "probe.parquet"
+    found = _parquet(path) if path.exists() else pd.DataFrame()
+    return schema.frame("probe") if found.empty else found
 
 
 def _parquet(path: Path) -> pd.DataFrame:

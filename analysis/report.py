@@ -13,6 +13,7 @@ import argparse
 import base64
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from analysis.figures.common import MODE_LABEL, Tidy, short
 from analysis.tables import TABLES
 
 DPI = style.RC["savefig.dpi"]
+SHOWN_ABOVE = ("claims", "memory_probe")  # tables that the report has elsewhere
 BADGES = {"supported": "yes", "not supported": "no", "not enough data": "open"}
 RULES = {
     "iqm_difference": "IQM of the normalised final scores, {a} minus {b}",
@@ -88,6 +90,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
     tables, figures, runs = (results / kind / scale / name for kind in ("tables", "figures", "runs"))
     data = Tidy.read(tables)
     spec = data.grid.get("spec", {})
+    shown = evidence(tables)
     provenance = sorted(runs.glob("*/*/seed_*/provenance.json"))
     return {
         "name": name,
@@ -99,8 +102,8 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "runs": tally(data.runs),
         "seeds": data.counts().split(";")[0],
         "lost": lost(data.runs),
-        "claims": claims(tables / "claims.json", spec),
-        "evidence": evidence(tables),
+        "claims": claims(tables / "claims.json", spec, shown),
+        "evidence": [item for item in shown if not item.get("claim")],
         "figures": pictures(figures),
         "tables": result_tables(tables),
         "provenance": origin(data.runs, [load_json(path) for path in provenance]),
@@ -126,24 +129,30 @@ def lost(runs: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def claims(path: Path, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Verdicts with their rule in words, budget in words and the picture of interval and threshold."""
+def claims(path: Path, spec: Mapping[str, Any], shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Verdicts with their rule in words, budget in words, the picture of interval and threshold, and the evidence that
+    belongs beside them."""
     rules = {claim["id"]: claim["rule"] for claim in spec.get("claims", [])}
     verdicts = load_json(path)["claims"] if path.exists() else []
-    return [claim | described(claim, rules.get(claim["id"], {})) for claim in verdicts]
+    beside = {claim["id"]: [item for item in shown if item.get("claim") == claim["id"]] for claim in verdicts}
+    return [
+        claim | described(claim, rules.get(claim["id"], {})) | {"evidence": beside[claim["id"]]} for claim in verdicts
+    ]
 
 
 def described(claim: Mapping[str, Any], rule: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a verdict that need words."""
     names = {key: style.label(rule[key]) if key in rule else "?" for key in ("a", "b")}
+    where = f", on {style.task_label(rule['task'])} alone" if "task" in rule else ""
     steps = sorted(set(claim.get("budget", {}).values()))
     span = " to ".join(number(n) for n in dict.fromkeys(steps[:1] + steps[-1:]))
     return {
         "badge": BADGES.get(claim["verdict"], "open"),
-        "what": RULES.get(claim["statistic"], claim["statistic"]).format(**names),
+        "what": RULES.get(claim["statistic"], claim["statistic"]).format(**names) + where,
         "min_seeds": rule.get("min_seeds"),
         "steps": f"{span} environment steps per run" if span else "no finished run",
         "value": with_interval(claim),
+        "reason": typeset(claim["reason"]),
         "strip": strip(claim),
     }
 
@@ -159,9 +168,10 @@ def strip(claim: Mapping[str, Any]) -> dict[str, float] | None:
 
 
 def evidence(folder: Path) -> list[dict[str, Any]]:
-    """What stands beside the claims: evidence*.json ([{title, text, table}]) and evidence*.md.
+    """What stands beside the claims: evidence*.json ([{title, text, table, claim}]) and evidence*.md.
 
-    `text` is Markdown; `table` is a list of rows, each a mapping from column to value, or absent.
+    `text` is Markdown; `table` is a list of rows, each a mapping from column to value, or absent; `claim` is the id of
+    the claim that the piece belongs beside, absent for one that belongs to the experiment.
     """
     found: list[dict[str, Any]] = []
     for path in sorted(folder.glob("evidence*.json")):
@@ -173,13 +183,21 @@ def evidence(folder: Path) -> list[dict[str, Any]]:
             columns = list(dict.fromkeys(column for row in table for column in row))
             rows = [[cell(row.get(column)) for column in columns] for row in table]
             text = prose(item.get("text", ""))
-            found.append({"title": item["title"], "text": text, "columns": columns, "rows": rows})
+            found.append({**item, "text": text, "columns": columns, "rows": rows})
     return found + [{"title": "", "text": prose(path.read_text())} for path in sorted(folder.glob("evidence*.md"))]
 
 
 def cell(value: object) -> str:
     """A table cell: numbers as readers like them, the rest as text."""
-    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value or "")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number(value) if is_number else typeset(str(value or ""))
+
+
+def typeset(text: str) -> str:
+    """True minus signs, and no line breaks within an interval, a range or a count of runs (`3 of 5`)."""
+    text = re.sub(r"(?<![^\s>\[(])-(?=\d)", "−", str(text))
+    text = re.sub(r"(?<=\d) (of|to) (?=[\d−])", "\u00a0\\1\u00a0", text)
+    return re.sub(r"(\[[^][<>]*,) ([^][<>]*\])", "\\1\u00a0\\2", text)
 
 
 def prose(markdown: str) -> Markup:
@@ -195,12 +213,12 @@ def pictures(folder: Path) -> list[dict[str, Any]]:
 
 def result_tables(folder: Path) -> list[dict[str, Any]]:
     """The Markdown tables of the experiment in the order of their registry; long ones are folded away."""
-    written = [name for name in TABLES if name != "claims" and (folder / f"{name}.md").exists()]
+    written = [name for name in TABLES if name not in SHOWN_ABOVE and (folder / f"{name}.md").exists()]
     texts = {name: (folder / f"{name}.md").read_text() for name in written}
     return [
         {
             "title": name.replace("_", " ").capitalize(),
-            "html": prose(text),
+            "html": Markup(typeset(prose(text))),
             "fold": name == "accounting" or text.count("\n") > 48,
         }
         for name, text in texts.items()
@@ -223,8 +241,14 @@ def origin(runs: pd.DataFrame, provenance: list[dict[str, Any]]) -> dict[str, st
         "Python": joined(p["python"] for p in provenance if p.get("python")),
         "Packages": joined(packages),
         "Runs started": " to ".join(dict.fromkeys([*started[:1], *started[-1:]])),
-        "Command of a run": provenance[0].get("command", "") if provenance else "",
+        "Command of a run": as_typed(provenance[0].get("command", "")) if provenance else "",
     }
+
+
+def as_typed(command: str) -> str:
+    """A command without the folders of the machine it ran on: paths begin at `results/`, or are their last part."""
+    words = [re.sub(r"^/.*?(?=results/runs/|[^/]*/?$)", "", word) for word in command.split()]
+    return " ".join(words).replace("cli.py", "s2pg", 1)
 
 
 def joined(values: Iterable[object]) -> str:

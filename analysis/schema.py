@@ -51,6 +51,7 @@ RUN = (EXPERIMENT, TASK, METHOD, SEED)
 STEP = Column("step", "int", "environment steps", "environment steps taken in training so far")
 MODES = ("sample", "mean")
 SCORES = ("final", "area")
+FEATURES = ("observation", "observation + memory")
 STATUSES = ("finished", "failed", "missing")
 MODE = Column("mode", "str", "-", "evaluation mode: `sample` (as in training) or `mean` (without noise)", allowed=MODES)
 SCORE = Column(
@@ -119,6 +120,25 @@ TABLES: dict[str, Table] = {
             Column("learning", "float", "s", "time of this epoch spent in updates"),
             Column("evaluation", "float", "s", "time of this epoch spent in evaluation"),
             Column("wall", "float", "s", "wall-clock time since the start, evaluation included"),
+        ),
+    ),
+    "probe": Table(
+        "how well a linear readout of a trained policy predicts one hidden group",
+        (
+            *RUN,
+            Column("group", "str", "-", "hidden observation group, e.g. velocities"),
+            Column(
+                "features",
+                "str",
+                "-",
+                "what the readout sees: `observation` or `observation + memory`",
+                allowed=FEATURES,
+            ),
+            Column(
+                "r2", "float", "1", "R² on held-out episodes: 1 is perfect, 0 no better than the mean", nullable=True
+            ),
+            Column("dimensions", "int", "-", "numbers in the group"),
+            Column("steps", "int", "environment steps", "held-out steps that it was measured on"),
         ),
     ),
     "scores": Table(

@@ -371,11 +371,45 @@ def wall_clock(tables: Tables) -> pd.DataFrame:
     rows = []
     for (task, method), runs in tables.runs.groupby(["task", "method"], sort=False):
         mine = speed[(speed["task"] == task) & (speed["method"] == method)]
-        parts = {name: 1000 * mine[name].median() for name in ("environment", "acting", "learning", "training")}
-        whole = runs.loc[runs["status"] == "finished", ["seconds", "peak_memory_mb"]].median()
+        parts = {name: 1000 * _median(mine[name]) for name in ("environment", "acting", "learning", "training")}
+        done = runs[runs["status"] == "finished"]
+        whole = {name: _median(done[name]) for name in ("seconds", "peak_memory_mb")}
         rows.append({"experiment": runs["experiment"].iloc[0], "task": task, "method": method, **parts, **whole})
         rows[-1] |= {"steps_per_second": 1000 / parts["training"] if parts["training"] else np.nan, **tally(runs)}
     return schema.frame("wall_clock", rows)
+
+
+def _median(values: pd.Series) -> float:
+    """Median of what is known; NaN, without a warning, if nothing is (the random policy is not trained)."""
+    known = values.dropna()
+    return float(known.median()) if len(known) else np.nan
+
+
+def probe_scores(tables: Tables) -> pd.DataFrame:
+    """Columns task, method, seed, group, alone, memory, gain: R² of the linear readout of a hidden group from the
+    observation alone, with the memory beside it, and the difference; one row per run and group."""
+    keys = [*RUN, "group"]
+    wide = tables.probe.pivot(index=keys, columns="features", values="r2").reindex(columns=list(schema.FEATURES))
+    wide.columns = pd.Index(["alone", "memory"])
+    return wide.assign(gain=wide["memory"] - wide["alone"]).reset_index()
+
+
+def difference(
+    scores: pd.DataFrame, task: str, a: str, b: str, reps: int = REPS, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean score of `a` minus that of `b` on one task: estimate and ends of its 95 % interval, NaN where unknown.
+
+    scores: rows of one mode and kind of score. Paired by seed if both have the same seeds.
+    """
+    here = scores[scores["task"] == task]
+    x, y = (sample(here, method, "raw") for method in (a, b))
+    if not x.sizes or not y.sizes:
+        return (np.nan,) * 3
+    paired = x.values[task].index.equals(y.values[task].index)
+    weights = (bootstrap.resample(x.sizes, reps, seed), bootstrap.resample(y.sizes, reps, seed + (not paired)))
+    found = bootstrap.mean(x.flat, weights[0]) - bootstrap.mean(y.flat, weights[1])
+    low, high = bootstrap.interval(found) if support(x, y).several else (np.nan, np.nan)
+    return float(found[0]), float(low), float(high)
 
 
 def accounting(tables: Tables) -> pd.DataFrame:

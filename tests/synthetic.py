@@ -1,9 +1,9 @@
 """Synthetic results: complete run folders as the trainer writes them, and tidy tables without files.
 
-    grid = write_grid(tmp_path, tasks=("HopperV",), methods=("random", "oracle", "s2pg"), seeds=3)
-    collect(grid, tmp_path / "runs", tmp_path / "tables")
+grid = write_grid(tmp_path, tasks=("HopperV",), methods=("random", "oracle", "s2pg"), seeds=3)
+collect(grid, tmp_path / "runs", tmp_path / "tables")
 
-    tables = tables_from_returns({("HopperV", "s2pg"): [10.0, 20.0, FAILED, MISSING], ...})
+tables = tables_from_returns({("HopperV", "s2pg"): [10.0, 20.0, FAILED, MISSING], ...})
 """
 
 import json
@@ -127,6 +127,8 @@ def write_run(
     write_events(folder / f"events.out.tfevents.{int(START)}.host.1.0", tags, at, returns)
     _episodes(rng, at, returns, episodes).to_parquet(folder / "episodes.parquet")
     timing.to_parquet(folder / "timing.parquet")
+    if not failed:
+        pd.DataFrame(_probe(rng, method)).to_parquet(folder / "probe.parquet")
     reason = "loss/policy is not finite" if failed else None
     done = {"status": FAILED if failed else "finished", "reason": reason, "steps": int(at[-1])}
     cost = {"seconds": float(timing.wall.iloc[-1]), "peak_memory_mb": 400.0 + 10 * seed}
@@ -159,7 +161,7 @@ def tables_from_returns(
 
     An entry is a return, FAILED or MISSING; seconds_per_step is per method (one number, or one per seed).
     """
-    parts: dict[str, list[dict]] = {"runs": [], "episodes": [], "timing": []}
+    parts: dict[str, list[dict]] = {"runs": [], "episodes": [], "timing": [], "probe": []}
     at = np.linspace(0, steps, points + 1).astype(int)[1:]
     for (task, method), outcomes in returns.items():
         for seed, outcome in enumerate(outcomes):
@@ -183,6 +185,12 @@ def _add_run(parts: dict[str, list[dict]], run: dict, outcome: float | str, at: 
     parts["runs"].append({**run, "scale": SCALE, "status": status, **known})
     if status != "finished":
         return
+    if run["method"] not in ("random", "oracle"):
+        alone, more = 0.2 + 0.01 * run["seed"], 0.0 if run["method"] == "none" else 0.5
+        shape = {**run, "group": "velocities", "dimensions": 6, "steps": 500}
+        parts["probe"] += [
+            {**shape, "features": f, "r2": r} for f, r in zip(schema.FEATURES, (alone, alone + more), strict=True)
+        ]
     epoch = cost * at[-1] / len(at)
     for i, step in enumerate(at):
         split = {"environment": 0.2 * epoch, "acting": 0.2 * epoch, "learning": 0.6 * epoch, "evaluation": 0.0}
@@ -211,6 +219,16 @@ def _timing(rng: np.random.Generator, method: str, at: np.ndarray) -> pd.DataFra
     split = {"environment": 0.2 * seconds, "acting": 0.2 * seconds, "learning": 0.6 * seconds}
     evaluation = np.full(len(at), 0.1)
     return pd.DataFrame({"step": at, **split, "evaluation": evaluation, "wall": np.cumsum(seconds + evaluation)})
+
+
+def _probe(rng: np.random.Generator, method: str) -> dict[str, Any]:
+    """As of a policy whose memory tells a share of its skill; empty where nothing is hidden or nothing was trained."""
+    if method in ("random", "oracle"):
+        return {"group": [], "features": [], "r2": [], "dimensions": [], "steps": []}
+    alone = rng.uniform(0.2, 0.3)
+    gain = 0.0 if method == "none" else 0.6 * SKILL.get(method, 1.0)
+    shape = {"group": ["velocities"] * 2, "dimensions": [6, 6], "steps": [500, 500]}
+    return {**shape, "features": list(schema.FEATURES), "r2": [alone, alone + gain]}
 
 
 def _provenance(task: str, method: str, seed: int) -> dict[str, Any]:

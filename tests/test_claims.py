@@ -80,7 +80,7 @@ def test_too_few_finished_runs_on_one_task_are_not_enough_data():
     returns["AntV", "none"] = [20.0, 21.0, FAILED, MISSING]
     (verdict,) = claims.judge(tables_from_returns(returns, claims=[claim]), reps=100)
     assert verdict.verdict == "not enough data"
-    assert "2 finished runs of none on AntV, the rule asks for 3" in verdict.reason
+    assert "the rule asks for 3 finished runs, there are 2 of No memory on AntV" in verdict.reason
     assert verdict.n_seeds == 2
     assert "1 of 19 runs missing" in verdict.reason
     assert verdict.estimate is not None
@@ -89,7 +89,7 @@ def test_too_few_finished_runs_on_one_task_are_not_enough_data():
 def test_method_outside_the_grid_is_not_enough_data():
     verdict = judged({"s2pg": HIGH})
     assert verdict.verdict == "not enough data"
-    assert "0 finished runs of none on HopperV" in verdict.reason
+    assert "there are 0 of No memory on HopperV" in verdict.reason
     assert (verdict.estimate, verdict.low, verdict.n_seeds) == (None, None, 0)
 
 
@@ -146,6 +146,48 @@ def test_time_ratio_verdicts():
         assert judged(methods, rule, seconds=seconds).verdict == verdict
     mixed = {"s2pg": [0.1, 0.2, 0.3], "none": [0.11, 0.21, 0.31]}
     assert judged(methods, rule, seconds=mixed).verdict == "not enough data"
+
+
+def test_rule_with_a_task_looks_at_that_task_alone():
+    """S2PG is above on one task, below on the other, and has a failed run there."""
+    returns = {(task, m): runs for task in ("HopperV", "AntV") for m, runs in ANCHORS.items()}
+    returns |= {("HopperV", "s2pg"): HIGH, ("HopperV", "none"): LOW}
+    returns |= {("AntV", "s2pg"): [*LOW, FAILED], ("AntV", "none"): [*HIGH, 90.0]}
+    rules = {task: {**RULE, **({"task": task} if task else {})} for task in ("HopperV", "AntV", "")}
+    listed = [{"id": task or "both", "text": "A claim.", "rule": rule} for task, rule in rules.items()]
+    tables = tables_from_returns(returns, claims=listed)
+    hopper, ant, both = claims.judge(tables, reps=500)
+    assert (hopper.verdict, hopper.budget, hopper.counts["attempted"]) == ("supported", {"HopperV": 1000}, 10)
+    assert "failed" not in hopper.reason
+    assert (ant.verdict, ant.budget, ant.counts["attempted"]) == ("not supported", {"AntV": 1000}, 12)
+    assert "1 of 12 runs failed" in ant.reason
+    assert both.counts["attempted"] == 22
+    alone = judged({"s2pg": HIGH, "none": LOW})
+    assert (hopper.estimate, hopper.low, hopper.high) == (alone.estimate, alone.low, alone.high)
+
+
+def test_rule_with_a_task_measures_time_on_that_task_alone():
+    rule = {"statistic": "time_ratio", "a": "none", "b": "s2pg", "threshold": 1.0, "task": "HopperV"}
+    seconds = {"s2pg": [1.0, 1.0, 1.0], "none": [4.0, 4.0, 4.0]}
+    verdict = judged({"s2pg": HIGH[:3], "none": LOW[:3]}, rule, seconds=seconds, tasks=("HopperV", "AntV"))
+    assert verdict.estimate == pytest.approx(4.0)
+    assert verdict.counts["attempted"] == 6
+
+
+@pytest.mark.filterwarnings("ignore:task AntV")
+def test_task_without_a_scale_does_not_touch_a_claim_on_another_task():
+    returns = {("HopperV", m): runs for m, runs in {**ANCHORS, "s2pg": HIGH, "none": LOW}.items()}
+    returns |= {("AntV", "random"): [5.0, 5.0], ("AntV", "oracle"): [1.0, 1.0]}
+    claim = {"id": "claim", "text": "A claim.", "rule": {**RULE, "task": "HopperV"}}
+    (verdict,) = claims.judge(tables_from_returns(returns, claims=[claim]), reps=100)
+    assert verdict.verdict == "supported"
+
+
+def test_task_outside_the_grid_of_this_scale_is_not_enough_data():
+    verdict = judged({"s2pg": HIGH, "none": LOW}, {"task": "AntV"})
+    assert verdict.verdict == "not enough data"
+    assert "there are 0 of S2PG on AntV, 0 of No memory on AntV" in verdict.reason
+    assert (verdict.estimate, verdict.counts["attempted"]) == (None, 0)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def example(method: str = "s2pg") -> RunConfig:
         (SMALL, "PendulumV", "PendulmV", "scales.smoke.tasks", "did you mean 'PendulumV'?"),
         (SMALL, "window5, bptt5,", "window5, btt5,", "scales.smoke.methods", "did you mean 'bptt5'?"),
         (SMALL, "b: none", "b: nose", "claims.oracle_above_none.rule.b", "did you mean 'none'?"),
+        (SMALL, "b: none", "b: none, task: HoperV", "claims.oracle_above_none.rule.task", "did you mean 'HopperV'?"),
+        (SMALL, "b: none", "b: none, tsk: HopperV", "claims.0.rule", "tsk"),
         (SMALL, "iqm_difference", "iqm_diference", "claims.0.rule.statistic", "'iqm_difference'?"),
         (SMALL, "passes: 2", "pases: 2", "scales.smoke.overrides.hparams", "mean 'passes'?"),
         (SMALL, "profile: matched", "profile: machted", "profile", "did you mean 'matched'?"),

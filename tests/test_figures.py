@@ -13,7 +13,7 @@ from analysis import stats, style
 from analysis.__main__ import main
 from analysis.figures import FIGURES, select, write
 from analysis.figures.common import Tidy, short
-from analysis.load import collect
+from analysis.load import DATA, collect
 from tests.synthetic import FAILED, MISSING, tables_from_returns, write_grid
 
 FULL = {
@@ -42,7 +42,7 @@ def tidy(returns, points=5):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tasks without a scale are said elsewhere
         tables = tables_from_returns(returns, points=points)
-        frames = {name: getattr(tables, name) for name in ("runs", "scalars", "episodes", "timing")}
+        frames = {name: getattr(tables, name) for name in DATA}
         derived = {"statistics": stats.statistics(tables, 50), "scores": stats.scores(tables)}
         return Tidy({**frames, **derived, "wall_clock": stats.wall_clock(tables)}, tables.grid)
 
@@ -114,6 +114,26 @@ def test_timing_bars_add_up_to_the_training_time(full):
     tops = {round(bar.get_y(), 2): bar.get_x() + bar.get_width() for bar in panel.patches}
     rows = full.wall_clock.query("task == 'PendulumV' and method != 'random'")
     assert sorted(tops.values()) == pytest.approx(sorted(rows["training"]))
+
+
+def test_the_memory_probe_draws_one_dot_per_probed_run_without_and_with_memory(full):
+    panel = FIGURES["memory_probe"].draw(full).axes[1]
+    assert panel.get_title() == "Hopper (velocities hidden)"
+    drawn = sorted(x for points in panel.collections for x, _ in points.get_offsets().tolist())
+    expected = full.probe.query("task == 'HopperV'")["r2"]
+    assert len(expected) == 12
+    assert drawn == pytest.approx(sorted(expected))
+
+
+def test_the_memory_probe_has_a_panel_per_hidden_group_and_shows_what_is_off_its_scale(full):
+    other = full.probe.assign(group="inertia", r2=-3.0)
+    data = Tidy({**full.frames, "probe": pd.concat([full.probe, other])}, full.grid)
+    panels = [ax for ax in FIGURES["memory_probe"].draw(data).axes if ax.get_title()]
+    assert [ax.get_title().split(": ")[1] for ax in panels] == ["velocities", "inertia"] * 2
+    low, high = panels[1].get_xlim()
+    drawn = [x for points in panels[1].collections for x, _ in points.get_offsets().tolist()]
+    assert len(drawn) == 8
+    assert all(low < x < high for x in drawn)
 
 
 def test_methods_are_told_apart_by_the_colour_blind():

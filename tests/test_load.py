@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from analysis import schema
 from analysis.__main__ import main
 from analysis.errors import AnalysisError
-from analysis.load import collect, read_scalars, read_tables
+from analysis.load import DATA, collect, read_scalars, read_tables
 from tests.synthetic import START, TAGS, write_events, write_grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def test_every_attempted_run_is_one_row(root):
 
 def test_tables_come_back_as_they_were_written(root):
     written, read = collected(root), read_tables(root / "tables")
-    for name in ("runs", "scalars", "episodes", "timing"):
+    for name in DATA:
         pd.testing.assert_frame_equal(getattr(written, name), getattr(read, name))
     assert read.grid == json.loads((root / "grid.json").read_text())
 
@@ -129,6 +129,25 @@ def test_diverged_run_keeps_its_reason_and_its_data(tmp_path):
     assert (tables.episodes["seed"] == 1).any()
 
 
+def test_probe_is_collected_and_a_run_without_one_has_no_rows(root):
+    path = root / "runs" / S2PG / "seed_1" / "probe.parquet"
+    tables, file = collected(root), pd.read_parquet(path)
+    mine = tables.probe[tables.probe["seed"] == 1]
+    assert set(tables.probe["method"]) == {"s2pg"}, "the random policy's file is empty"
+    assert mine["r2"].tolist() == file["r2"].tolist()
+    path.unlink()
+    again = collected(root)
+    assert set(again.runs["status"]) == {"finished"}
+    assert sorted(again.probe["seed"].unique()) == [0, 2]
+
+
+def test_grid_without_any_probe_still_makes_an_empty_table(root):
+    for path in root.glob("runs/**/probe.parquet"):
+        path.unlink()
+    assert collected(root).probe.empty
+    assert read_tables(root / "tables").probe.empty
+
+
 def broken(name, text):
     return lambda folder: (folder / name).write_text(text)
 
@@ -160,6 +179,9 @@ def changed(name, change):
         (changed("episodes.parquet", lambda f: f.assign(**{"return": float("inf")})), "a return that is not finite"),
         (changed("episodes.parquet", lambda f: f.assign(length=0.5)), "column length should hold int"),
         (without("timing.parquet"), "timing.parquet: does not exist"),
+        (broken("probe.parquet", "PAR1"), "probe.parquet: cannot be read"),
+        (changed("probe.parquet", lambda f: f.drop(columns="r2")), "probe.parquet: "),
+        (changed("probe.parquet", lambda f: f.assign(features="memory")), "probe.parquet: "),
         (broken("config.yaml", "{"), "config.yaml: "),
         (broken("config.yaml", "just text"), "config.yaml: "),
         (broken("config.yaml", "experiment: other"), "config.yaml: experiment is 'other', the grid says 'ppo_small'"),

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -123,7 +124,7 @@ def test_every_claim_shows_its_verdict_estimate_interval_threshold_seeds_runs_an
         counts = claim["counts"]
         assert f"{counts['attempted']} attempted, {counts['finished']} finished, {counts['failed']} failed" in card
         assert "10,000 environment steps per run" in card
-        assert claim["reason"] in card
+        assert report.typeset(claim["reason"]) in card
 
 
 def test_failed_and_missing_runs_are_counted_and_listed_with_their_reasons(page):
@@ -167,6 +168,47 @@ def test_evidence_stands_beside_the_claims_and_cannot_run_anything(html, page):
         < html.index('id="ppo_small-evidence"')
         < html.index('id="ppo_small-figures"')
     )
+
+
+def test_evidence_of_a_claim_stands_in_its_card_and_nowhere_else(results, tmp_path):
+    folder = tmp_path / "tables/demo/ppo_small"
+    shutil.copytree(results / "tables/demo/ppo_small", folder)
+    table = [{"method": "S2PG", "return − no memory": "-1.5 [-2.0, -1.0]"}]
+    pieces = [{"title": "Why not?", "claim": "untested", "text": "Of *this* claim.", "table": table}, *EVIDENCE]
+    (folder / "evidence.json").write_text(json.dumps(pieces))
+    html = report.write("demo", ["ppo_small"], tmp_path, tmp_path / "report.html").read_text(encoding="utf-8")
+    cards = {part.split('"')[0]: part.split("</article>")[0] for part in html.split('id="ppo_small-')}
+    assert [name for name, card in cards.items() if "Why not?" in card] == ["untested"]
+    assert html.count("Why not?") == 1
+    assert "−1.5 [−2.0,\u00a0−1.0]" in Page(cards["untested"]).text
+    assert 'href="#ppo_small-evidence"' in cards["untested"]
+
+
+def test_the_suites_own_evidence_is_in_the_report(html, page):
+    section = Page(html[html.index('id="ppo_pomdp-evidence"') : html.index('id="ppo_pomdp-budget"')]).text
+    for piece in ("Is it our error?", "Memory probe", "What tests prove", "tests/test_ppo.py::"):
+        assert piece in section
+
+
+def test_a_command_is_shown_without_the_folders_of_its_machine():
+    runs = "results/runs/demo/ppo_small/HopperV/s2pg/seed_0"
+    assert report.as_typed(f"cli.py train --seed 0 --out /data/suite/{runs}") == f"s2pg train --seed 0 --out {runs}"
+    assert report.as_typed("s2pg train --out /data/some/where") == "s2pg train --out where"
+    assert report.as_typed("s2pg train --out results/x --set a=b/c") == "s2pg train --out results/x --set a=b/c"
+
+
+def test_numbers_have_minus_signs_and_intervals_do_not_break():
+    assert report.typeset("-1.0 [-2.0, 3.0]") == "−1.0 [−2.0,\u00a03.0]"
+    assert report.typeset("0.5 (-0.1 to 0.9), 3 of 5") == "0.5 (−0.1\u00a0to\u00a00.9), 3\u00a0of\u00a05"
+    assert report.typeset("s2pg-small, 2026-01-02, tests/x-1") == "s2pg-small, 2026-01-02, tests/x-1"
+
+
+def test_a_claim_on_one_task_says_so():
+    rule = {"statistic": "iqm_difference", "a": "s2pg", "b": "none", "task": "HopperV"}
+    claim = {"verdict": "supported", "statistic": "iqm_difference", "reason": ""}
+    assert report.described(claim, rule)["what"].endswith("S2PG minus No memory, on Hopper (velocities hidden) alone")
+    del rule["task"]
+    assert report.described(claim, rule)["what"].endswith("S2PG minus No memory")
 
 
 def test_evidence_without_a_title_is_an_error_that_names_the_file(tmp_path):

@@ -306,6 +306,16 @@ def test_wall_clock_by_hand():
     assert (row["attempted"], row["finished"], row["missing"]) == (4, 3, 1)
 
 
+def test_wall_clock_of_runs_without_training_time_is_empty_and_says_nothing():
+    tables = tables_from_returns({("HopperV", "random"): [1.0, 1.0], ("HopperV", "none"): [MISSING]})
+    tables.timing["step"] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = stats.wall_clock(tables)
+    assert table["training"].isna().all()
+    assert table["steps_per_second"].isna().all()
+
+
 def test_accounting_shows_reasons_and_mixed_configurations():
     tables = tables_from_returns({("HopperV", "s2pg"): [1.0, 2.0, FAILED]})
     tables.runs["config_hash"] = ["a", "b", "a"]

@@ -24,6 +24,7 @@ from analysis.figures import (
     improvement,
     intervals,
     learning_curves,
+    memory_probe,
     profiles,
     timing,
 )
@@ -64,6 +65,7 @@ FIGURES: dict[str, Plot] = {
     "improvement": Plot("Probability of improvement", improvement.draw, improvement.CAPTION),
     "profiles": Plot("Performance profiles", profiles.draw, profiles.CAPTION),
     "timing": Plot("Where the time goes", timing.draw, timing.CAPTION),
+    "memory_probe": Plot("What the memory knows", memory_probe.draw, memory_probe.CAPTION),
     "learning_curves_other_mode": Plot(
         "Learning curves, the other evaluation mode",
         learning_curves.over_steps_other_mode,

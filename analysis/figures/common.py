@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis import schema, stats, style
-from analysis.load import read_tables
+from analysis.load import DATA, read_tables
 
 MODES = ("mean", "sample")
 DERIVED = {"scores": stats.scores, "statistics": stats.statistics, "wall_clock": stats.wall_clock}
@@ -51,7 +51,7 @@ class Tidy:
             AnalysisError: a table of the runs is absent or breaks its schema.
         """
         folder, tables = Path(folder), read_tables(Path(folder))
-        frames = {name: getattr(tables, name) for name in ("runs", "scalars", "episodes", "timing")}
+        frames = {name: getattr(tables, name) for name in DATA}
         for name, compute in DERIVED.items():
             path = folder / f"{name}.parquet"
             frames[name] = pd.read_parquet(path) if path.exists() else compute(tables)

@@ -2,15 +2,19 @@
 
     python -m analysis tables --data results/tables/demo/ppo_small
 
-writes `<name>.md`, `<name>.csv` (tidy numbers) and `<name>.tex` for every table of `analysis.tables.content.TABLES`.
+writes `<name>.md`, `<name>.csv` (tidy numbers) and `<name>.tex` for every table of `analysis.tables.content.TABLES`,
+and evidence.json, which the report shows beside the claims.
 """
 
 import argparse
+import json
 from pathlib import Path
 
+from analysis.load import read_table
 from analysis.tables.content import TABLES, Results, Table, read
+from analysis.tables.evidence import evidence
 
-__all__ = ["TABLES", "Results", "Table", "configure", "main", "read", "write"]
+__all__ = ["TABLES", "Results", "Table", "configure", "evidence", "main", "read", "write"]
 
 
 def write(name: str, table: Table, out: Path) -> None:
@@ -35,4 +39,6 @@ def main(arguments: argparse.Namespace) -> None:
     results, out = read(arguments.data), arguments.out or arguments.data
     for name, build in TABLES.items():
         write(name, build(results), out)
+    found = evidence(results, read_table(arguments.data, "scores"))
+    (out / "evidence.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"{', '.join(TABLES)} as .md, .csv and .tex in {out}")

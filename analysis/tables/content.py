@@ -1,6 +1,6 @@
 """What the tables say: tidy rows for CSV, formatted cells for Markdown and LaTeX, run counts in every one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def improvement(results: Results) -> Table:
     """Probability of improvement of the row's method over the column's."""
     data = results.pick(["improvement"])
     main = data[data["mode"] == results.tables.mode]
-    cells = main.assign(cell=[_cell(row, "z.2f") for row in main.to_dict("records")])
+    cells = main.assign(cell=[cell(row, "z.2f") for row in main.to_dict("records")])
     methods = style.order_methods(main["method"].unique())
     shown = cells.pivot(index="method", columns="versus", values="cell").reindex(index=methods, columns=methods)
     shown = shown.fillna("").rename(columns=style.label).reset_index().rename(columns={"method": "above"})
@@ -70,7 +70,7 @@ def improvement(results: Results) -> Table:
 
 def wall_clock(results: Results) -> Table:
     """Where the time goes: seconds per 1000 environment steps, and what a run needs."""
-    data = results.wall_clock
+    data = _sorted(results.wall_clock, ["task", "method"])
     shown = _labelled(data[["task", "method"]])
     for name in ("environment", "acting", "learning", "training"):
         shown[f"{name} (s / 1000 steps)"] = _numbers(data[name], ".3f")
@@ -84,7 +84,7 @@ def wall_clock(results: Results) -> Table:
 
 def accounting(results: Results) -> Table:
     """Every attempted run: finished, failed or missing, and why."""
-    data = stats.accounting(results.tables)
+    data = _sorted(stats.accounting(results.tables), ["task", "method"])
     shown = _labelled(data[["task", "method"]]).join(data[[*COUNTS, "configurations", "reasons"]])
     total = {"task": "all", "method": "", **data[list(COUNTS)].sum(), "configurations": "", "reasons": ""}
     shown = pd.concat([shown, pd.DataFrame([total])], ignore_index=True)
@@ -92,6 +92,38 @@ def accounting(results: Results) -> Table:
         "Attempted runs. Missing runs have no result yet; statistics without them are marked incomplete. More than"
     )
     return Table(f"{caption} one configuration in a row means that its runs are not comparable.", data, shown)
+
+
+def memory_probe(results: Results) -> Table:
+    """What a linear readout finds of the hidden groups: in the observation alone, and with the memory beside it."""
+    probed = stats.probe_scores(results.tables)
+    rows = []
+    for (task, method, group), runs in probed.groupby(["task", "method", "group"], sort=False):
+        row = {"task": task, "method": method, "group": group, "n": len(runs)}
+        for name in ("alone", "memory", "gain"):
+            known = runs[name].dropna()
+            row |= {name: known.median() if len(known) else None, f"{name}_runs": spread_of(known)}
+        mine = results.tables.runs[(results.tables.runs["task"] == task) & (results.tables.runs["method"] == method)]
+        rows.append({**row, **stats.tally(mine)})
+    names = {"alone_runs": "R², observation", "memory_runs": "R², with memory", "gain_runs": "gained"}
+    data = pd.DataFrame(rows, columns=["task", "method", "group", "n", "alone", "memory", "gain", *names, *COUNTS])
+    data = _sorted(data, ["task", "method"])
+    shown = _labelled(data[["task", "method", "group", *names, "n"]]).rename(columns={**names, "group": "hidden"})
+    shown["runs"] = [_runs(row) for row in data.to_dict("records")]
+    caption = (
+        "R² of a linear readout of what is hidden, on held-out episodes of the trained policy, from the observation "
+        "alone and with the memory beside it: median over the n probed runs (lowest to highest). A window's memory is "
+        "the window."
+    )
+    return Table(caption, data.drop(columns=list(names)), shown)
+
+
+def spread_of(values: pd.Series) -> str:
+    """Median and range of a few runs, e.g. `0.54 (0.49 to 0.59)`; an en dash for none."""
+    known = values.dropna()
+    if known.empty:
+        return "–"
+    return f"{known.median():z.2f} ({known.min():z.2f} to {known.max():z.2f})"
 
 
 def verdicts(results: Results) -> Table:
@@ -102,7 +134,7 @@ def verdicts(results: Results) -> Table:
     data = pd.DataFrame([{f: getattr(v, f) for f in fields} | n for v, n in zip(found, counts, strict=True)])
     data = data.reindex(columns=[*fields, *COUNTS])
     shown = data[["text", "verdict", "statistic"]].assign(
-        estimate=[_cell(row, "z.3f") for row in data.to_dict("records")],
+        estimate=[cell(row, "z.3f") for row in data.to_dict("records")],
         threshold=_numbers(data["threshold"], "g"),
         runs=[_runs(n) for n in counts],
         reason=data["reason"],
@@ -117,6 +149,7 @@ TABLES = {
     "improvement": improvement,
     "wall_clock": wall_clock,
     "accounting": accounting,
+    "memory_probe": memory_probe,
     "claims": verdicts,
 }
 
@@ -131,15 +164,20 @@ def _spread(data: pd.DataFrame, rows: list[str], columns: list[str], form: str) 
     """One row per combination of `rows`, one formatted cell per combination of `columns`, run counts and notes."""
     records = data.to_dict("records")
     cells = data.assign(column=[_heading([row[c] for c in columns]) for row in records])
-    cells["cell"] = [_cell(row, form) for row in records]
+    cells["cell"] = [cell(row, form) for row in records]
     order = list(dict.fromkeys(cells["column"]))
     shown = cells.pivot(index=rows, columns="column", values="cell")[order].reset_index()
     first = data.drop_duplicates(rows).assign(runs=lambda d: [_runs(row) for row in d.to_dict("records")])
     shown = shown.merge(first[[*rows, "runs", "note"]], on=rows).rename_axis(columns=None)
+    return _labelled(_sorted(shown, rows, data))
+
+
+def _sorted(frame: pd.DataFrame, by: list[str], like: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Rows in the fixed order of tasks and methods; other columns in the order of appearance in `like`."""
+    source = frame if like is None else like
     orders = {"task": style.order_tasks, "method": style.order_methods}
-    ranks = {name: orders.get(name, lambda values: list(values))(data[name].unique()) for name in rows}
-    shown = shown.sort_values(rows, key=lambda column: column.map(ranks[column.name].index), ignore_index=True)
-    return _labelled(shown)
+    ranks = {name: orders.get(name, lambda values: list(values))(source[name].unique()) for name in by}
+    return frame.sort_values(by, key=lambda c: c.map(ranks[c.name].index), ignore_index=True, kind="stable")
 
 
 def _heading(parts: Sequence[str]) -> str:
@@ -152,7 +190,8 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(method=frame["method"].map(style.label))
 
 
-def _cell(row: dict, form: str) -> str:
+def cell(row: Mapping[str, float], form: str) -> str:
+    """Estimate and interval, e.g. `0.54 [0.49, 0.59]`."""
     if pd.isna(row["estimate"]):
         return "no estimate"
     if pd.isna(row["low"]):

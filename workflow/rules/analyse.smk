@@ -25,7 +25,7 @@ rule collect:
         done=lambda w: done(w.experiment, w.scale),
         source=["analysis/load.py", "analysis/schema.py"],
     output:
-        expand("<tables>/{table}.parquet", table=["runs", "scalars", "episodes", "timing"]),
+        expand("<tables>/{table}.parquet", table=["runs", "scalars", "episodes", "timing", "probe"]),
         "<tables>/grid.json",
     log:
         "<results>/logs/{scale}/{experiment}/collect.log",
@@ -102,6 +102,7 @@ rule write_tables:
         source=sources("analysis/tables/*.py"),
     output:
         expand("<tables>/{table}.{kind}", table=TABLES, kind=["md", "csv", "tex"]),
+        "<tables>/evidence.json",
     log:
         "<results>/logs/{scale}/{experiment}/tables.log",
     conda:

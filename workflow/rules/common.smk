@@ -16,8 +16,8 @@ CHOSEN = SETTINGS["experiments"]
 
 # What `python -m analysis` makes of every experiment; a test holds the lists equal to its own.
 FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
-    profiles timing learning_curves_other_mode ppo_action ppo_memory""".split()
-TABLES = ["returns", "aggregates", "improvement", "wall_clock", "accounting", "claims"]
+    profiles timing memory_probe learning_curves_other_mode ppo_action ppo_memory""".split()
+TABLES = ["returns", "aggregates", "improvement", "wall_clock", "accounting", "memory_probe", "claims"]
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
