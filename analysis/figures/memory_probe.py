@@ -28,11 +28,13 @@ def draw(data: Tidy) -> Figure:
         return empty("No run has a memory probe.")
     methods = style.order_methods(found["method"])
     pairs = [(t, g) for t in style.order_tasks(found["task"]) for g in found.loc[found["task"] == t, "group"].unique()]
+    left = max(FLOOR, min(0.0, found["r2"].min())) - 0.04
     fig, axes = panels(len(pairs), width=3.7, height=1.1 + 0.32 * max(len(methods), 2))
     for i, (ax, (task, group)) in enumerate(zip(axes, pairs, strict=True)):
         alone = sum(t == task for t, _ in pairs) == 1
         ax.set_title(style.task_label(task) if alone else f"{style.task_label(task)}: {group}")
         _panel(ax, found[(found["task"] == task) & (found["group"] == group)], methods, labels=i % columns(axes) == 0)
+        ax.set_xlim(left, 1.04)
     keys = [Line2D([], [], color="#555555", marker="o", linestyle="", markerfacecolor=c) for c in ("white", "#555555")]
     fig.legend(keys, list(schema.FEATURES), loc="outside lower center", ncols=2)
     return fig
@@ -43,7 +45,6 @@ def _panel(ax: Axes, rows: pd.DataFrame, methods: list[str], labels: bool) -> No
         _dots(ax, methods.index(method), runs.sort_values("seed")["r2"].to_numpy(float), method, features)
     ax.axvline(0, color="#999999", linewidth=0.8, zorder=1)
     method_axis(ax, methods, labels)
-    ax.set_xlim(FLOOR - 0.04, 1.04)
     ax.set_xlabel("R² of what is hidden")
     ax.xaxis.set_major_locator(MaxNLocator(4))
 

@@ -130,7 +130,7 @@ def _beside_claims(results: Results, rows: list[dict[str, Any]]) -> Iterator[dic
         mine = [row for row in rows if rule.task in ("", row["task"])]
         own = [row for row in mine if row["method"] == rule.a]
         if rule.b == NONE and rule.a not in WITHOUT_MEMORY and not all(row["above"] for row in own):
-            table = [row["shown"] for row in mine if row["method"] in (ORACLE, rule.a)]
+            table = [row["shown"] for row in mine if row["method"] in (ORACLE, NONE, rule.a)]
             yield {"title": QUESTION, "claim": claim["id"], "text": "", "table": table}
 
 
