@@ -160,7 +160,7 @@ def test_a_fingerprint_changes_with_the_run_and_with_nothing_else(
     before = common().fingerprint(*run)
     edit(tmp_path / "config/experiments/ppo_small.yaml", "^title: .*", "title: Another title")
     assert common().fingerprint(*run) == before
-    edit(tmp_path / "config/hparams/ppo.yaml", "^    clip: 0.2", "    clip: 0.25")
+    edit(tmp_path / "config/hparams/ppo.yaml", r"^    clip: 0\.5", "    clip: 0.25")
     assert common().fingerprint(*run) != before
 
 
