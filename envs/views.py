@@ -65,7 +65,8 @@ class View(gymnasium.Env):
 
     Observation `{"obs": float32 [O], "state": float32 [S]}`. `state` holds all groups of the base observation in its
     own order, then one group per randomisation, then `previous_action`; `obs` is `state` without the hidden groups.
-    `previous_action` is the action of the last step exactly as it was passed (not clipped), zeros after a reset.
+    `previous_action` is the action of the last step, clipped to the action space as the simulator applies it, and zeros
+    after a reset. (Shown as it was passed, a policy could feed back its own growing actions without bound.)
     `layout["obs"]` and `layout["state"]` map group names to slices, in order.
 
     Transitions, rewards and initial states are the base task's for the same actions and seeds, unless a randomisation
@@ -107,9 +108,10 @@ class View(gymnasium.Env):
         self._visible = np.concatenate([np.arange(self._size)[state[group]] for group in visible])
         self._no_action = np.zeros(groups[PREVIOUS_ACTION], np.float32)
         parts: list[Any] = [self.base.observation_space, *self.randomise]
-        actions = np.full(groups[PREVIOUS_ACTION], np.inf)
-        low = np.concatenate([*(part.low for part in parts), -actions]).astype(np.float32)
-        high = np.concatenate([*(part.high for part in parts), actions]).astype(np.float32)
+        parts.append(self.base.action_space)
+        low = np.concatenate([part.low for part in parts]).astype(np.float32)
+        high = np.concatenate([part.high for part in parts]).astype(np.float32)
+        self._low, self._high = low[self._action_part], high[self._action_part]
         self.observation_space = Dict(obs=Box(low[self._visible], high[self._visible]), state=Box(low, high))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
@@ -136,7 +138,7 @@ class View(gymnasium.Env):
         state[self._base_part] = full
         if self.randomise:
             state[self._drawn_part] = self._drawn
-        state[self._action_part] = action
+        state[self._action_part] = np.minimum(np.maximum(action, self._low), self._high)
         return {"obs": state.take(self._visible), "state": state}
 
     def render(self) -> Any:

@@ -275,7 +275,7 @@ def resolve(
         **RunId(experiment, scale, task, method, seed)._asdict(),
         "algorithm": spec.algorithm,
         "profile": spec.profile,
-        "device": "auto",
+        "device": "cpu",  # these networks are small: `--device auto` or `cuda` uses a GPU
         "epochs": budget.epochs,
         "steps_per_epoch": budget.steps_per_epoch,
         "eval_episodes": budget.eval_episodes,

@@ -30,10 +30,13 @@ class Memory(nn.Module):
     context: int | None = 1  # L, steps that learning unrolls; None: whole episodes
     features: int  # X
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # moves with the module, also without weights
+
     def initial(self, *batch: int) -> Tensor:
-        """The memory at the start of an episode, zeros `[*batch, Z]` on the device of the parameters."""
-        device = next((p.device for p in self.parameters()), None)
-        return torch.zeros(*batch, self.size, device=device)
+        """The memory at the start of an episode, zeros `[*batch, Z]` on the module's device."""
+        return self._place.new_zeros(*batch, self.size)
 
     def read(self, obs: Tensor, start: Tensor, z: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`obs [*,L,O], start [*,L], z [*,Z] -> x [*,X], m [*,Z]` at the last step, or `[n,X], [n,Z]` where kept.

@@ -6,9 +6,8 @@ X features, G = 2 groups (action, memory), `*` any leading batch dimensions.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 Mode = Literal["sample", "mean"]
@@ -37,16 +36,3 @@ class View(NamedTuple):
     start: Tensor  # [*, L] bool, True at the first step of an episode
     z: Tensor  # [*, Z]
     keep: Tensor | None = None  # [*, L] bool
-
-
-class Acting(Protocol):
-    """What those who act with a policy need of it: rollouts, evaluations, recordings."""
-
-    memory: Any
-    actions: int
-
-    def act(
-        self, obs: Tensor, start: Tensor, z: Tensor, mode: Mode, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """One step of N streams: `obs [N,O], start [N], z [N,Z] -> u [N,D], z_next [N,Z]`."""
-        ...

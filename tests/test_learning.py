@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from s2pg.build import build
-from s2pg.config import RunConfig, resolve
+from s2pg.config import PPOConfig, RunConfig, resolve
+from s2pg.config import hparams as profile
 from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.training import worlds
 from s2pg.training.agent import Agent
@@ -23,11 +24,12 @@ UPDATES = 60  # of 1024 steps each
 
 
 def recall(method: str, seed: int) -> RunConfig:
-    """The profile `matched`, with as many environments as this short task needs."""
-    config = resolve("ppo_small", "PendulumV", method, seed, "demo", {"device": "cpu"})
-    shape = {"num_envs": 32, "rollout": 1024, "minibatch": 256, "passes": 10, "policy_gain": 1.0, "value_gain": 1.0}
-    hparams = replace(config.hparams, **shape)
-    return replace(config, task="CueRecall", task_options={"delay": 3}, hparams=hparams, steps_per_epoch=1024)
+    """What the profile `matched` says of this method and task."""
+    config = resolve("ppo_small", "PendulumV", method, seed, "demo")
+    hparams = PPOConfig(**profile("ppo", "matched", method, "CueRecall"))
+    return replace(
+        config, task="CueRecall", task_options={"delay": 3}, hparams=hparams, steps_per_epoch=hparams.rollout
+    )
 
 
 def learn(config: RunConfig) -> Agent:

@@ -17,11 +17,10 @@ class Normaliser:
     Args:
         width: of the observation.
         clip: normalised values are clipped to +-clip.
-        enabled: False makes this the identity.
     """
 
-    def __init__(self, width: Width, clip: float, enabled: bool = True, device: torch.device | str = "cpu") -> None:
-        self.width, self.enabled = width, enabled
+    def __init__(self, width: Width, clip: float, device: torch.device | str = "cpu") -> None:
+        self.width = width
         self.count = 0.0
         self.mean = torch.zeros(width.env, dtype=torch.float64)
         self.var = torch.ones(width.env, dtype=torch.float64)
@@ -33,14 +32,10 @@ class Normaliser:
     def __call__(self, obs: Tensor) -> Tensor:
         """`[*, O or more] -> [*, O]`; columns beyond the width (a previous action that nobody reads) are cut off."""
         obs = obs[..., : self.width.total]
-        if not self.enabled:
-            return obs
         return torch.clamp((obs - self._shift) * self._scale, -self._limit, self._limit)
 
     def update(self, obs: Tensor) -> None:
         """Merge the raw observations `[*, O]` into the statistics."""
-        if not self.enabled:
-            return
         batch = obs[..., : self.width.env].reshape(-1, self.width.env).double().cpu()
         n, total = batch.shape[0], self.count + batch.shape[0]
         delta = batch.mean(0) - self.mean
@@ -56,7 +51,7 @@ class Normaliser:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        self.count, self.mean, self.var = state["count"], state["mean"], state["var"]
+        self.count, self.mean, self.var = state["count"], state["mean"].cpu(), state["var"].cpu()
         self._refresh()
 
     def _refresh(self) -> None:

@@ -16,7 +16,7 @@ from s2pg.data.normaliser import Normaliser
 class Agent:
     """A policy and, unless it is the random anchor, what trains it."""
 
-    policy: Any  # Policy, UniformPolicy, or what acts like one (`Acting`)
+    policy: Any  # Policy, UniformPolicy, or what acts like one
     critic: Critic | None
     algorithm: PPO | None
     sight: tuple[str, str]  # observation keys that (policy, critic) read

@@ -25,7 +25,7 @@ class Log:
     def __init__(self, folder: Path, rows: dict[str, list[dict]], resumed_at: int) -> None:
         self.folder = folder
         self.rows = rows or {"episodes": [], "timing": []}
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_at or None)
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write `{tag: value}` at an environment step."""

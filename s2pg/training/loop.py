@@ -24,7 +24,7 @@ from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import evaluate
 from s2pg.training.log import PROBE, Log, text_log
-from s2pg.training.probe import probe
+from s2pg.training.probe import EPISODES, probe
 from s2pg.training.provenance import provenance
 from s2pg.training.worlds import derive
 from s2pg.types import Mode
@@ -98,7 +98,8 @@ class Run:
                     reason = f"diverged after {self.step} steps: {error}"
                     self.text.info(reason)
                     break
-        self._probe()
+        if not reason:
+            self._probe()
         return {
             "status": "failed" if reason else "finished",
             "reason": reason,
@@ -167,8 +168,9 @@ class Run:
     def _probe(self) -> None:
         """Write `probe.parquet`, what the final memory knows of what is hidden."""
         seed = self.config.seed
-        seeds = [derive(seed, "probe", episode) for episode in range(len(self.eval_envs))]
-        self.log.table("probe", probe(self.agent, self.eval_envs, seeds, derive(seed, "probe noise")), PROBE)
+        seeds = [derive(seed, "probe", episode) for episode in range(EPISODES)]
+        rows = probe(self.agent, self.eval_envs[:1] * EPISODES, seeds, derive(seed, "probe noise"))
+        self.log.table("probe", rows, PROBE)
 
     def _record(self, metrics: dict[str, float], seconds: dict[str, float]) -> None:
         activities = {name: seconds.get(name, 0.0) for name in ("environment", "acting", "learning", "evaluation")}
@@ -190,13 +192,23 @@ class Run:
 
 def _claim(config: RunConfig, out: Path) -> None:
     """Make the folder this run's own: resume what is there, or move another configuration's run aside."""
-    path, text = out / "config.yaml", config.to_yaml()
+    path, text, facts = out / "config.yaml", config.to_yaml(), provenance()
     if path.exists() and path.read_text() == text:
+        if not (out / "done.json").exists():
+            _resume(out / "provenance.json", facts)
         return
     if any(item.name not in {".lock", "provenance.json"} for item in out.iterdir()):
         _say(f"{out}: holds a run with another configuration, moved to {checkpoint.archive(out)}")
-    checkpoint.write_json(out / "provenance.json", provenance())
+    checkpoint.write_json(out / "provenance.json", facts)
     checkpoint.write(path, lambda p: p.write_text(text))
+
+
+def _resume(path: Path, facts: dict[str, Any]) -> None:
+    """Add this process to a run's provenance; say so if the code is not the one that began it."""
+    first = checkpoint.read_json(path)
+    if first["git_revision"] != facts["git_revision"]:
+        _say(f"{path.parent}: begun at revision {first['git_revision']}, goes on at {facts['git_revision']}")
+    checkpoint.write_json(path, first | {"resumed": [*first.get("resumed", []), facts]})
 
 
 def _say(message: str) -> None:

@@ -16,25 +16,28 @@ from s2pg.policy import Policy
 from s2pg.training.agent import Agent
 from s2pg.types import View
 
-STEPS, RIDGE = 500, 1e-3
+EPISODES, ENOUGH, STEPS = 40, 4000, 500  # at most; steps that suffice; steps of an episode
+RIDGE = 1e-3
 
 
 def probe(agent: Agent, envs: Sequence[gymnasium.Env], seeds: Sequence[int], noise_seed: int) -> list[dict]:
     """R^2 on held-out episodes of a ridge regression of each hidden group on the observation, without and with memory.
 
-    The policy samples its decisions; the first half of the episodes (at most 500 steps each) is fitted, the second
-    half predicted. Returns rows `{group, features: "observation" | "observation + memory", r2, dimensions, steps}`.
+    The policy samples its decisions, in episodes of at most 500 steps, until there are 4,000 steps or no more `seeds`.
+    The first half of the episodes is fitted, the second half predicted. R^2 is NaN with fewer than 5 fitted steps per
+    regressor, or where the group does not vary. Returns rows
+    `{group, features: "observation" | "observation + memory", r2, dimensions, steps}`.
     """
     if not isinstance(agent.policy, Policy):
         return []
     layout = envs[0].unwrapped.layout
     hidden = {name: where for name, where in layout["state"].items() if name not in layout[agent.sight[0]]}
-    episodes = [
-        _episode(agent.policy, agent, env, seed, noise_seed + i)
-        for i, (env, seed) in enumerate(zip(envs, seeds, strict=True))
-    ]
+    episodes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for i, (env, seed) in enumerate(zip(envs, seeds, strict=True)):
+        if hidden and (len(episodes) < 4 or sum(len(state) for _, _, state in episodes) < ENOUGH):
+            episodes.append(_episode(agent.policy, agent, env, seed, noise_seed + i))
     half = len(episodes) // 2
-    if not hidden or not half:
+    if not half:
         return []
     fit, held_out = (tuple(map(np.concatenate, zip(*part, strict=True))) for part in (episodes[:half], episodes[half:]))
     rows = []
@@ -82,7 +85,7 @@ def _r2(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) ->
     NaN where none varies: a constant has no variance to explain.
     """
     varies = (y.std(0) > 1e-6) & (y_test.std(0) > 1e-6)
-    if not varies.any():
+    if not varies.any() or len(x) < 5 * x.shape[1]:
         return float("nan")
     x, x_test, y, y_test = (np.asarray(part, np.float64) for part in (x, x_test, y[:, varies], y_test[:, varies]))
     shift, scale, centre, spread = x.mean(0), x.std(0) + 1e-6, y.mean(0), y.std(0)

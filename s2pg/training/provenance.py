@@ -22,7 +22,9 @@ def provenance() -> dict[str, Any]:
     """Facts about this process, as they go into `provenance.json`."""
     return {
         "git_revision": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_dirty": None
+        if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None
+        else bool(changes),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
