@@ -98,6 +98,8 @@ def finished(config: RunConfig, results: Path) -> list[Path]:
     same = ("memory", "hparams", "task_options", "algorithm")
     found = []
     for path in sorted(results.glob(f"runs/*/{config.experiment}/{config.task}/{config.method}/seed_*/done.json")):
+        if not path.parent.name.removeprefix("seed_").isdigit():  # moved aside
+            continue
         try:
             other = RunConfig.load(path.parent / "config.yaml")
             usable = checkpoint.read_json(path)["status"] == "finished"
