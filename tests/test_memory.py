@@ -248,3 +248,11 @@ def test_padding_after_the_kept_steps_does_not_matter(name: str) -> None:
         torch.testing.assert_close(one, two, **CLOSE)
     (gradient,) = torch.autograd.grad(sum(part.sum() for part in with_padding), padded)
     assert (gradient[~kept] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "memory", [NoMemory(WIDTH), Window(WIDTH, 3), Recurrent(WIDTH, GRU, 4, 5)], ids=["none", "window", "gru"]
+)
+def test_a_memory_begins_on_the_device_that_it_was_moved_to(memory: Memory) -> None:
+    """Also one without weights; `meta` stands for any device that is not the CPU."""
+    assert memory.to("meta").initial(2).device.type == "meta"
