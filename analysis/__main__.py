@@ -13,10 +13,11 @@ from analysis.errors import AnalysisError
 COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("analysis.load", "gather the run folders of a grid into tidy Parquet tables"),
     "statistics": ("analysis.stats", "scores, aggregates, profiles and curves with bootstrap intervals"),
-    "claims": ("analysis.claims", "judge each claim of the experiment by its rule, written before running"),
+    "claims": ("analysis.claims", "judge each claim of the experiment by its rule"),
     "tables": ("analysis.tables", "write the result tables as Markdown, CSV and LaTeX"),
     "figures": ("analysis.figures", "draw the figures as PDF and PNG"),
     "notebooks": ("analysis.notebooks", "execute the notebooks and write them as .ipynb and .html"),
+    "publish": ("analysis.publish", "make a small copy of the tidy tables, to ship with the suite"),
     "report": ("analysis.report", "write the self-contained HTML report"),
 }
 

@@ -104,7 +104,10 @@ def probability_of_improvement(samples: Sequence[Sample], reps: int, seed: int) 
 def time_ratio(samples: Sequence[Sample], reps: int, seed: int) -> Array:
     """Training seconds per environment step of `a` over those of `b`: geometric mean over tasks of the ratio of
     medians over runs."""
-    a, b = ([_log_median(v.to_numpy(), reps, seed + i) for v in s.values.values()] for i, s in enumerate(samples))
+    a, b = (
+        [_log_median(v.to_numpy(), reps, seed + 1000 * i + task) for task, v in enumerate(s.values.values())]
+        for i, s in enumerate(samples)
+    )
     return np.exp(np.mean(a, axis=0) - np.mean(b, axis=0))
 
 

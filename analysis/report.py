@@ -91,7 +91,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
     data = Tidy.read(tables)
     spec = data.grid.get("spec", {})
     shown = evidence(tables)
-    provenance = sorted(runs.glob("*/*/seed_*/provenance.json"))
+    provenance = [p for p in sorted(runs.glob("*/*/seed_*/provenance.json")) if p.parent.name[5:].isdigit()]
     return {
         "name": name,
         "title": spec.get("title", name),

@@ -174,7 +174,7 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "wall_clock": Table(
-        "time and memory of one method on one task (medians over its runs)",
+        "time and memory of one method on one task (medians over its runs; times per step without a run's first epoch)",
         (
             EXPERIMENT,
             TASK,

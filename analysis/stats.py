@@ -357,16 +357,22 @@ def _curves_on(
 
 def seconds_per_step(tables: Tables) -> pd.DataFrame:
     """Columns task, method, seed and environment, acting, learning, training: seconds per environment step of every
-    run with timing; training is the sum of the three, evaluation is left out."""
+    run with timing; training is the sum of the three. Evaluation is left out, and so is the first epoch of a run that
+    has more than one, in which libraries warm up."""
     parts = ["environment", "acting", "learning"]
-    runs = tables.timing.groupby(RUN)
-    spent = runs[parts].sum().div(runs["step"].max().where(lambda steps: steps > 0), axis=0)
+    trained = tables.timing[tables.timing["step"] > 0]
+    first, last = (trained.groupby(RUN)["step"].transform(end) for end in ("min", "max"))
+    begin = first.where(first < last, 0)  # where the measured steps begin
+    runs = trained.assign(begin=begin)[trained["step"] > begin].groupby(RUN)
+    spent = runs[parts].sum().div(runs["step"].max() - runs["begin"].max(), axis=0)
+    spent = spent.reindex(pd.MultiIndex.from_frame(tables.timing[RUN].drop_duplicates()))
     return spent.assign(training=spent.sum(axis=1, skipna=False)).reset_index()
 
 
 def wall_clock(tables: Tables) -> pd.DataFrame:
-    """Table `wall_clock` of analysis/schema.py: medians over runs per task and method. Times per step come from every
-    run that has timing, failed ones included; seconds and memory of whole runs from the finished ones."""
+    """Table `wall_clock` of analysis/schema.py: medians over runs per task and method. Times per step (without the first
+    epoch) come from every run that has timing, failed ones included; seconds and memory of whole runs from the finished
+    ones."""
     speed = seconds_per_step(tables)
     rows = []
     for (task, method), runs in tables.runs.groupby(["task", "method"], sort=False):

@@ -187,6 +187,7 @@ class Experiment:
     task_options: dict[str, dict[str, Any]]
     spec: dict[str, Any]
     path: Path
+    notes: tuple[str, ...] = ()
 
     def scale(self, name: str) -> Scale:
         """Grid and budget at a scale. Raises ConfigError when the experiment has no such scale."""
@@ -228,7 +229,11 @@ def load_experiment(name: str) -> Experiment:
     _choose("name", spec["name"], [name], path)
     _check_names(spec, path)
     scales = {key: _construct(Scale, value) for key, value in spec["scales"].items()}
-    rest = {"claims": tuple(spec["claims"]), "task_options": spec.get("task_options", {})}
+    rest = {
+        "claims": tuple(spec["claims"]),
+        "notes": tuple(spec.get("notes", ())),
+        "task_options": spec.get("task_options", {}),
+    }
     return _construct(Experiment, {**spec, **rest, "scales": scales, "spec": spec, "path": path})
 
 

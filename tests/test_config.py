@@ -67,7 +67,7 @@ def example(method: str = "s2pg") -> RunConfig:
         (SMALL, "profile: matched", "profil: matched", "'profil'", "did you mean 'profile'?"),
         (SMALL, "epochs: 2", "epoch: 2", "scales.smoke", "did you mean 'epochs'?"),
         (SMALL, "    seeds: 2", "    seeds: 0", "scales.smoke.seeds", "minimum of 1"),
-        (SMALL, "PendulumV", "PendulmV", "scales.smoke.tasks", "did you mean 'PendulumV'?"),
+        (SMALL, "tasks: [PendulumV", "tasks: [PendulmV", "scales.smoke.tasks", "did you mean 'PendulumV'?"),
         (SMALL, "window5, bptt5,", "window5, btt5,", "scales.smoke.methods", "did you mean 'bptt5'?"),
         (SMALL, "b: none", "b: nose", "claims.oracle_above_none.rule.b", "did you mean 'none'?"),
         (SMALL, "b: none", "b: none, task: HoperV", "claims.oracle_above_none.rule.task", "did you mean 'HopperV'?"),
@@ -314,7 +314,9 @@ def test_schema_and_dataclasses_have_the_same_keys() -> None:
 def test_workflow_settings_are_the_defaults_updated_and_checked() -> None:
     assert workflow_settings()["scale"] == "demo"
     assert workflow_settings({"experiments": "ppo_small"})["experiments"] == ["ppo_small"]
-    with pytest.raises(ConfigError, match="unknown key 'scal'; allowed: experiments, results, scale; did you mean"):
+    with pytest.raises(
+        ConfigError, match="unknown key 'scal'; allowed: experiments, partial, results, scale; did you mean"
+    ):
         workflow_settings({"scal": "paper"})
     with pytest.raises(ConfigError, match="scale: unknown 'papr'; allowed: .*did you mean 'paper'"):
         workflow_settings({"scale": "papr"})

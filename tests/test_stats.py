@@ -1,6 +1,8 @@
 """Statistics: rliable's definitions, every attempted run counted, hand-computed values."""
 
 import warnings
+from dataclasses import replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -306,6 +308,17 @@ def test_wall_clock_by_hand():
     assert (row["attempted"], row["finished"], row["missing"]) == (4, 3, 1)
 
 
+def test_times_per_step_leave_out_a_runs_first_epoch_and_keep_an_only_one():
+    tables = tables_from_returns({("HopperV", "s2pg"): [1.0]}, points=4, steps=400, seconds_per_step={"s2pg": 0.5})
+    timing = tables.timing
+    untrained = timing.iloc[:1].assign(step=0, environment=0.0, acting=0.0, learning=0.0)
+    timing.loc[0, "learning"] += 1000.0
+    for epochs, training in ((timing, 0.5), (timing.iloc[:1], 0.5 + 10.0)):
+        spent = stats.seconds_per_step(replace(tables, timing=pd.concat([untrained, epochs], ignore_index=True)))
+        assert spent["training"].tolist() == pytest.approx([training])
+        assert spent["learning"].tolist() == pytest.approx([training - 0.2])
+
+
 def test_wall_clock_of_runs_without_training_time_is_empty_and_says_nothing():
     tables = tables_from_returns({("HopperV", "random"): [1.0, 1.0], ("HopperV", "none"): [MISSING]})
     tables.timing["step"] = 0
@@ -322,3 +335,17 @@ def test_accounting_shows_reasons_and_mixed_configurations():
     tables.runs.loc[2, "reason"] = "diverged"
     (row,) = stats.accounting(tables).to_dict("records")
     assert (row["attempted"], row["failed"], row["configurations"], row["reasons"]) == (3, 1, 2, "diverged")
+
+
+def test_the_first_epoch_of_training_is_not_timed_unless_it_is_the_only_one() -> None:
+    """Libraries warm up in it: 9 seconds for the first 10 steps, 1 second for each 10 after them."""
+    tables = tables_from_returns({("HopperV", "s2pg"): [1.0], ("HopperV", "none"): [1.0]})
+    run = {"experiment": tables.runs["experiment"].iloc[0], "task": "HopperV", "seed": 0}
+    spent = {"s2pg": {0: 0.0, 10: 9.0, 20: 1.0, 30: 1.0}, "none": {0: 0.0, 10: 9.0}}
+    rows = [
+        {**run, "method": m, "step": step, "environment": 0.0, "acting": 0.0, "learning": seconds, "evaluation": 5.0}
+        for m, epochs in spent.items()
+        for step, seconds in epochs.items()
+    ]
+    found = stats.seconds_per_step(replace(tables, timing=pd.DataFrame(rows))).set_index("method")["training"]
+    assert found.to_dict() == pytest.approx({"s2pg": 2 / 20, "none": 9 / 10})

@@ -85,7 +85,7 @@ FIGURES["improvement"].draw(data)
 # %% [markdown]
 # ## The claims
 #
-# Their rules were written before running; the report shows the same verdicts.
+# Their rules were written before the runs that they judge; the report shows the same verdicts.
 
 # %%
 for verdict in claims.judge(tables):

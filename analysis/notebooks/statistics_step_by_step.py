@@ -18,6 +18,8 @@
 # precipice" (2021).
 
 # %%
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -44,7 +46,7 @@ evaluations = episodes.groupby(["task", "method", "seed", "step"])["return"].mea
 
 def final(returns):
     """Mean of the last tenth of a run's evaluations."""
-    return returns.iloc[-max(1, round(0.1 * len(returns))) :].mean()
+    return returns.iloc[-math.ceil(0.1 * len(returns)) :].mean()
 
 
 score = evaluations.groupby(["task", "method", "seed"]).apply(final)
@@ -160,7 +162,7 @@ if {"s2pg", "none"} <= matrices.keys():
 # %% [markdown]
 # ## 8. The verdict
 #
-# Each claim has a rule that was written before running: a statistic, a threshold, a smallest number of seeds. Supported
+# Each claim has a rule that was written before the runs that it judges: a statistic, a threshold, a smallest number of seeds. Supported
 # if the whole interval lies above the threshold; not supported if the whole interval lies at or below it; otherwise
 # there is not enough data, and the honest answer is to say so.
 

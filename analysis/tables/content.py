@@ -78,8 +78,11 @@ def wall_clock(results: Results) -> Table:
     shown["seconds per run"] = _numbers(data["seconds"], ".1f")
     shown["peak memory (MB)"] = _numbers(data["peak_memory_mb"], ".0f")
     shown["runs"] = [_runs(row) for row in data.to_dict("records")]
-    caption = "Medians over runs. Training is environment, acting and learning together; the seconds of a run include"
-    return Table(f"{caption} evaluation.", data, shown)
+    caption = (
+        "Medians over runs; times per step leave out evaluation and a run's first epoch. Training is environment, acting "
+        "and learning together; the seconds of a run include everything."
+    )
+    return Table(caption, data, shown)
 
 
 def accounting(results: Results) -> Table:
@@ -140,7 +143,7 @@ def verdicts(results: Results) -> Table:
         reason=data["reason"],
     )
     shown = shown.rename(columns={"text": "claim"})
-    return Table("Claims and verdicts; the rules were written before running.", data, shown)
+    return Table("Claims and verdicts; the rules were written before the runs that they judge.", data, shown)
 
 
 TABLES = {
