@@ -1,4 +1,4 @@
-"""Verdicts: each claim of an experiment judged by the rule that was written before running.
+"""Verdicts: each claim of an experiment is judged by a rule that was written before the runs.
 
 A claim is supported if the whole 95 % interval of its statistic lies above the threshold, not supported if the whole
 interval lies at or below it, and otherwise there is not enough data; nor is there if a compared method has fewer than

@@ -370,9 +370,8 @@ def seconds_per_step(tables: Tables) -> pd.DataFrame:
 
 
 def wall_clock(tables: Tables) -> pd.DataFrame:
-    """Table `wall_clock` of analysis/schema.py: medians over runs per task and method. Times per step (without the first
-    epoch) come from every run that has timing, failed ones included; seconds and memory of whole runs from the finished
-    ones."""
+    """Table `wall_clock` of analysis/schema.py: medians over runs per task and method. Times per step come from every
+    run that has timing, failed ones included; seconds and memory of whole runs from the finished ones."""
     speed = seconds_per_step(tables)
     rows = []
     for (task, method), runs in tables.runs.groupby(["task", "method"], sort=False):

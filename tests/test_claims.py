@@ -148,6 +148,18 @@ def test_time_ratio_verdicts():
     assert judged(methods, rule, seconds=mixed).verdict == "not enough data"
 
 
+def test_time_ratio_resamples_tasks_independently():
+    """The same times on more tasks shrink the interval; tasks that share their resamples would leave it as it is."""
+    rule = {"statistic": "time_ratio", "a": "none", "b": "s2pg", "threshold": 1.0}
+    seconds = {"s2pg": [1.0, 1.2, 1.4, 1.6, 1.8], "none": [2.0, 2.5, 3.0, 3.5, 4.0]}
+    widths = []
+    for tasks in (("HopperV",), ("HopperV", "AntV", "Walker2dV", "HalfCheetahV")):
+        verdict = judged({"s2pg": HIGH, "none": LOW}, rule, seconds=seconds, tasks=tasks)
+        assert verdict.estimate == pytest.approx(3.0 / 1.4)
+        widths.append(np.log(verdict.high / verdict.low))
+    assert widths[1] == pytest.approx(widths[0] / 2, rel=0.2)
+
+
 def test_rule_with_a_task_looks_at_that_task_alone():
     """S2PG is above on one task, below on the other, and has a failed run there."""
     returns = {(task, m): runs for task in ("HopperV", "AntV") for m, runs in ANCHORS.items()}

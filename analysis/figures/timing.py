@@ -15,8 +15,8 @@ PARTS = {"environment": ("#BBBBBB", ""), "acting": ("#6699CC", "////"), "learnin
 
 CAPTION = (
     "Wall-clock time of training per environment step and where it goes (medians over runs); behind each bar its "
-    "sum and the environment steps per second. Evaluation and a run's first epoch are not counted. Runs that shared their machine take "
-    "longer than alone. {counts}"
+    "sum and the environment steps per second. Evaluation and a run's first epoch are not counted. Runs that shared "
+    "their machine take longer than alone. {counts}"
 )
 
 

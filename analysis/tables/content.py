@@ -79,8 +79,8 @@ def wall_clock(results: Results) -> Table:
     shown["peak memory (MB)"] = _numbers(data["peak_memory_mb"], ".0f")
     shown["runs"] = [_runs(row) for row in data.to_dict("records")]
     caption = (
-        "Medians over runs; times per step leave out evaluation and a run's first epoch. Training is environment, acting "
-        "and learning together; the seconds of a run include everything."
+        "Medians over runs; times per step leave out evaluation and a run's first epoch. Training is environment, "
+        "acting and learning together; the seconds of a run include everything."
     )
     return Table(caption, data, shown)
 
