@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from s2pg.config import list_experiments, load_experiment, workflow_settings
+from tests.synthetic import write_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", "__pycache__", ".*_cache", ".hypothesis")
@@ -75,9 +77,18 @@ def test_demo_is_what_snakemake_makes_when_nothing_is_said(tmp_path: Path) -> No
     assert plan(ROOT, "--config", f"results={tmp_path}")["train"] == runs("demo")
 
 
-@pytest.mark.parametrize("target", ["all", "runs", "figures", "tables", "report"])
+@pytest.mark.parametrize("target", ["all", "runs", "figures", "tables", "notebooks", "report"])
 def test_every_named_target_can_be_planned(target: str, tmp_path: Path) -> None:
-    assert plan(ROOT, target, "--config", "scale=smoke", f"results={tmp_path}")["train"] == runs("smoke")
+    chosen = workflow_settings()["experiments"]
+    needed = len(load_experiment(chosen[0]).runs("smoke")) if target == "notebooks" else runs("smoke")
+    assert plan(ROOT, target, "--config", "scale=smoke", f"results={tmp_path}")["train"] == needed
+
+
+def test_a_partial_report_waits_for_no_run(tmp_path: Path) -> None:
+    jobs = plan(ROOT, "--config", "scale=smoke", "partial=true", f"results={tmp_path}")
+    assert "train" not in jobs
+    assert jobs["collect"] == len(workflow_settings()["experiments"])
+    assert jobs["write_report"] == 1
 
 
 @pytest.mark.parametrize("name", list_experiments())
@@ -211,6 +222,29 @@ def test_a_killed_snakemake_loses_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert len(list(root.glob("*/*/done.json"))) == 4
     assert all("resumed after epoch" in path.with_name("train.log").read_text() for path in interrupted)
+
+
+# --- a crash ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_that_crashed_is_missing_in_a_partial_report_until_it_has_ended(tmp_path: Path) -> None:
+    folder, grid = copy(tmp_path / "suite"), load_experiment("ppo_small").scale("smoke")
+    crashed = (grid.tasks[0], "s2pg", 1)
+    shape = {"tasks": grid.tasks, "methods": grid.methods, "seeds": grid.seeds, "scale": "smoke", "points": 3}
+    write_grid(folder / "results", **shape, missing={crashed})
+    words = ["--config", "scale=smoke", "experiments=ppo_small", "partial=true"]
+    made = snakemake(folder, "report", "--cores", "1", *words)
+    assert made.returncode == 0, made.stdout + made.stderr
+    table = pd.read_parquet(folder / "results/tables/smoke/ppo_small/runs.parquet")
+    lost = table[table["status"] == "missing"]
+    assert list(lost[["task", "method", "seed"]].itertuples(index=False, name=None)) == [crashed]
+    assert "1 missing" in (folder / "results/report/smoke.html").read_text()
+    assert plan(folder, "report", *words) == {}
+    write_grid(folder / "results", **shape)
+    again = plan(folder, "report", *words)
+    assert again["collect"] == again["write_report"] == 1
+    assert "train" not in again
 
 
 # --- the smoke run, for real -----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ rule collect:
         "../../environment.yml"
     params:
         runs=lambda w, input: str(Path(input.grid).parents[2]),
+        ended=lambda w: ended(w.experiment, w.scale),
         out=subpath(output[0], parent=True),
     message:
         "Collecting the runs of {wildcards.experiment}"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from s2pg.config import list_experiments, load_experiment, resolve, workflow_settings
 
-SETTINGS = workflow_settings(config)
+BOOLEANS = {"true": True, "false": False}  # Snakemake itself reads `True` and `False` only
+SETTINGS = workflow_settings({key: BOOLEANS.get(str(value), value) for key, value in config.items()})
 SCALE = SETTINGS["scale"]
 EXPERIMENTS = {name: load_experiment(name) for name in list_experiments()}
 CHOSEN = SETTINGS["experiments"]
@@ -27,6 +28,15 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 def done(experiment: str, scale: str) -> list[str]:
     """The `done.json` of every run of an experiment at a scale."""
     return [f"<results>/{run.folder}/done.json" for run in EXPERIMENTS[experiment].runs(scale)]
+
+
+def ended(experiment: str, scale: str) -> str:
+    """Which runs `collect` finds: all, or with `partial` those that have ended by now, and when."""
+    if not SETTINGS["partial"]:
+        return "all"
+    files = [Path(SETTINGS["results"], run.folder, "done.json") for run in EXPERIMENTS[experiment].runs(scale)]
+    found = [(str(path), path.stat().st_mtime_ns) for path in files if path.exists()]
+    return f"{len(found)} of {len(files)} {hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]}"
 
 
 @functools.cache
