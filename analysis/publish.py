@@ -11,6 +11,7 @@ from analysis.errors import AnalysisError
 from analysis.load import read_table
 
 LARGEST = 3_000_000  # bytes of a published experiment
+TEXTS = ("grid.json", "claims.json", "evidence.json", "*.md")  # to read without any program
 LEFT_OUT = {"cpu": "", "started": ""}  # facts about the machine that others have no use for
 
 
@@ -31,7 +32,9 @@ def publish(data: Path, out: Path) -> int:
             table = read_table(data, name)
             table = table.assign(**{key: value for key, value in LEFT_OUT.items() if key in table and name == "runs"})
             table.to_parquet(fresh / f"{name}.parquet", compression="zstd", compression_level=19)
-    shutil.copy(data / "grid.json", fresh)
+    for pattern in TEXTS:
+        for path in data.glob(pattern):
+            shutil.copy(path, fresh)
     size = sum(path.stat().st_size for path in fresh.iterdir())
     if size > LARGEST:
         shutil.rmtree(fresh)
