@@ -11,7 +11,8 @@ bootstrap holds fixed.
 
 Failed runs count as the random policy (normalised 0): in scores always, in curves from the moment of failing. Missing
 runs have no score; a statistic without them is marked incomplete. A task whose oracle is not above its random policy
-has no scale: it is left out of normalised statistics, which are then marked incomplete; its raw returns stay.
+beyond noise (the normal 95 % interval of the difference of their mean final scores over runs) has no scale: it is left
+out of normalised statistics, which are then marked incomplete; its raw returns stay.
 
 Statistics are rliable's (Agarwal et al., "Deep RL at the edge of the statistical precipice", 2021), intervals are 95 %
 percentile intervals of 2000 bootstrap resamples of the runs within each task. A method with a single run on some task
@@ -63,19 +64,21 @@ def _clock(timing: pd.DataFrame) -> tuple[Array, Array]:
 def anchors(tables: Tables, last: float = LAST) -> pd.DataFrame:
     """Columns task, mode, random, oracle, usable (bool), reason (str): the ends of each task's normalised scale.
 
-    Warns about each task without a scale: an anchor has no finished run, or the oracle is not above the random policy.
+    Warns about each task without a scale: an anchor has fewer than two finished runs, or the oracle is not above the
+    random policy beyond noise.
     """
     return _anchors(tables, _run_scores(tables, evaluations(tables), last))
 
 
 def _anchors(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     final = runs[(runs["score"] == "final") & (runs["status"] == "finished")]
-    means = final.groupby(["task", "mode", "method"])["raw"].mean()
+    known = {key: values.to_numpy() for key, values in final.groupby(["task", "mode", "method"])["raw"]}
     rows = []
     for task in tables.runs["task"].unique():
         for mode in schema.MODES:
-            low, high = (float(means.get((task, mode, method), np.nan)) for method in (RANDOM, ORACLE))
-            reason = _why_unusable(low, high)
+            random, oracle = (known.get((task, mode, method), np.array([])) for method in (RANDOM, ORACLE))
+            low, high = (float(values.mean()) if len(values) else np.nan for values in (random, oracle))
+            reason = _why_unusable(random, oracle)
             rows.append({"task": task, "mode": mode, "random": low, "oracle": high, "reason": reason})
             if reason:
                 warnings.warn(f"task {task}, mode {mode} is left out of normalised statistics: {reason}", stacklevel=3)
@@ -83,12 +86,16 @@ def _anchors(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(usable=frame["reason"] == "")
 
 
-def _why_unusable(low: float, high: float) -> str:
-    for method, value in ((RANDOM, low), (ORACLE, high)):
-        if np.isnan(value):
-            return f"no finished run of `{method}`"
-    if high - low <= 1e-6 * max(1.0, abs(low), abs(high)):
-        return f"the oracle's return ({high:.6g}) is not above the random policy's ({low:.6g})"
+def _why_unusable(random: Array, oracle: Array) -> str:
+    """What keeps the final scores of the two anchors' runs from being the ends of a scale; empty: nothing."""
+    for method, values in ((RANDOM, random), (ORACLE, oracle)):
+        if len(values) < 2:
+            return f"{'only one' if len(values) else 'no'} finished run of `{method}`"
+    low, high = random.mean(), oracle.mean()
+    noise = 1.96 * np.sqrt(sum(values.var(ddof=1) / len(values) for values in (random, oracle)))
+    if high - low - noise <= 1e-6 * max(1.0, abs(low), abs(high)):
+        text = f"the oracle's return ({high:.6g}) is not above the random policy's ({low:.6g}) beyond noise"
+        return f"{text}: the difference is {high - low:.3g} ± {noise:.3g} (95 %)"
     return ""
 
 

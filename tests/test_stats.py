@@ -213,6 +213,8 @@ def test_single_run_has_an_estimate_but_no_interval():
     [
         ([10.0, 10.0], "not above the random"),
         ([5.0, 5.0], "not above the random"),
+        ([10.0, 14.0], r"\(12\) is not above the random policy's \(10\) beyond noise: the difference is 2 ± 4\.38"),
+        ([100.0], "only one finished run of `oracle`"),
         ([FAILED, MISSING], "no finished run"),
     ],
 )
