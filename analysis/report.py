@@ -15,7 +15,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from analysis import style
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
 from analysis.figures.common import MODE_LABEL, Tidy, short
+from analysis.load import run_folder
 from analysis.tables import TABLES
 
 DPI = style.RC["savefig.dpi"]
@@ -87,11 +88,10 @@ def load_json(path: Path) -> Any:
 
 def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
     """All that the template shows of one experiment."""
-    tables, figures, runs = (results / kind / scale / name for kind in ("tables", "figures", "runs"))
+    tables, figures = (results / kind / scale / name for kind in ("tables", "figures"))
     data = Tidy.read(tables)
     spec = data.grid.get("spec", {})
     shown = evidence(tables)
-    provenance = [p for p in sorted(runs.glob("*/*/seed_*/provenance.json")) if p.parent.name[5:].isdigit()]
     return {
         "name": name,
         "title": spec.get("title", name),
@@ -106,7 +106,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "evidence": [item for item in shown if not item.get("claim")],
         "figures": pictures(figures),
         "tables": result_tables(tables),
-        "provenance": origin(data.runs, [load_json(path) for path in provenance]),
+        "provenance": origin(data.runs, provenance(data.runs, results / "runs")),
         "budget": budget(data.runs, spec),
     }
 
@@ -225,16 +225,23 @@ def result_tables(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def provenance(runs: pd.DataFrame, folder: Path) -> list[dict[str, Any]]:
+    """The provenance.json of every run in `runs` that left a result (and of no other), where it is below `folder`."""
+    ended = runs[runs["status"] != "missing"].to_dict("records")
+    paths = [run_folder(folder, run) / "provenance.json" for run in ended]
+    return [load_json(path) for path in paths if path.exists()]
+
+
 def origin(runs: pd.DataFrame, provenance: list[dict[str, Any]]) -> dict[str, str]:
     """Where the runs come from, each fact once: revisions, versions, hardware, commands."""
-    known = runs.dropna(subset=["git_revision"])
-    pairs = zip(known["git_revision"], known["git_dirty"].fillna(False).astype(bool), strict=True)
-    revisions = [f"{revision[:12]}{' (with uncommitted changes)' if dirty else ''}" for revision, dirty in pairs]
+    begun = runs[runs["status"] != "missing"]
+    revisions = [code_of(*pair) for pair in zip(begun["git_revision"], begun["git_dirty"], strict=True)]
     packages = sorted({f"{k} {v}" for p in provenance for k, v in p.get("packages", {}).items() if v})
     machines = [f"{p.get('cpu')}, {p.get('cores')} cores, {p.get('platform')}" for p in provenance]
     started = sorted(runs["started"].dropna())
     return {
         "Code revision": joined(revisions),
+        "Resumed": resumed(provenance),
         "Hyperparameter profile": joined(runs["profile"].dropna()),
         "Hardware": joined(machines or runs["cpu"].dropna()),
         "GPU": joined(p["gpu"] for p in provenance if p.get("gpu")),
@@ -243,6 +250,29 @@ def origin(runs: pd.DataFrame, provenance: list[dict[str, Any]]) -> dict[str, st
         "Runs started": " to ".join(dict.fromkeys([*started[:1], *started[-1:]])),
         "Command of a run": as_typed(provenance[0].get("command", "")) if provenance else "",
     }
+
+
+def code_of(revision: Any, dirty: Any) -> str:
+    """A revision in twelve digits, and whether it was all of the code; empty cells are unknown."""
+    if pd.isna(revision):
+        return "unknown"
+    if pd.isna(dirty):
+        return f"{revision[:12]} (uncommitted changes: unknown)"
+    return f"{revision[:12]}{' (with uncommitted changes)' if dirty else ''}"
+
+
+def resumed(provenance: Sequence[Mapping[str, Any]]) -> str:
+    """How many runs were interrupted and went on, and how many of these with other code or on another machine than
+    they began with; empty if none was."""
+    again = [run for run in provenance if run.get("resumed")]
+    if not again:
+        return ""
+    moved = {
+        key: sum(any(part.get(key) != run.get(key) for part in run["resumed"]) for run in again)
+        for key in ("git_revision", "host")
+    }
+    said = f"{moved['git_revision']} at another revision, {moved['host']} on another host"
+    return f"{len(again)} of {len(provenance)} runs went on after an interruption: {said} than they began"
 
 
 def as_typed(command: str) -> str:

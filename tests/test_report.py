@@ -5,6 +5,7 @@ import json
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from analysis import report
@@ -233,6 +234,43 @@ def test_provenance_and_budget_are_those_of_the_runs(results, page):
 def test_uncommitted_changes_are_said(results):
     runs = report.Tidy.read(results / "tables/demo/ppo_small").runs.assign(git_dirty=True)
     assert report.origin(runs, [])["Code revision"] == "000000000000 (with uncommitted changes)"
+    unknown = runs.assign(git_dirty=pd.array([None] * len(runs), dtype="boolean"))
+    assert report.origin(unknown, [])["Code revision"] == "000000000000 (uncommitted changes: unknown)"
+    assert report.origin(runs.assign(git_revision=None), [])["Code revision"] == "unknown"
+
+
+def test_runs_resumed_with_other_code_or_elsewhere_are_counted(results):
+    runs = report.Tidy.read(results / "tables/demo/ppo_small").runs
+    begun = {"git_revision": "a", "host": "one"}
+    parts = ([], [begun], [{**begun, "host": "two"}], [{"git_revision": "b", "host": "two"}, begun])
+    kept = [{**begun, "packages": {}, "resumed": again} for again in parts]
+    said = report.origin(runs, kept)["Resumed"]
+    assert said.startswith("3 of 4 runs went on after an interruption: 1 at another revision, 2 on another host")
+    assert report.origin(runs, kept[:1])["Resumed"] == ""
+
+
+def test_provenance_is_of_the_runs_of_the_grid_and_not_of_archived_ones(results, tmp_path):
+    runs = report.Tidy.read(results / "tables/demo/ppo_small").runs
+    shutil.copytree(results / "runs", tmp_path / "runs")
+    folder = tmp_path / "runs/demo/ppo_small/HopperV/s2pg"
+    for other in ("seed_0.archived-1", "seed_99"):
+        shutil.copytree(folder / "seed_0", folder / other)
+        (folder / other / "provenance.json").write_text('{"python": "2.7"}')
+    found = report.provenance(runs, tmp_path / "runs")
+    assert len(found) == (runs["status"] != "missing").sum()
+    assert report.origin(runs, found)["Python"] == "3.11"
+
+
+def test_notes_stand_between_the_heading_of_the_claims_and_the_first_verdict(results, tmp_path):
+    folder = tmp_path / "tables/demo/ppo_small"
+    shutil.copytree(results / "tables/demo/ppo_small", folder)
+    grid = json.loads((folder / "grid.json").read_text())
+    grid["spec"]["notes"] = ["Tuned for <S2PG> only."]
+    (folder / "grid.json").write_text(json.dumps(grid))
+    html = report.write("demo", ["ppo_small"], tmp_path, tmp_path / "report.html").read_text(encoding="utf-8")
+    between = html[html.index('id="ppo_small-claims"') : html.index('<article class="claim')]
+    assert "Tuned for <S2PG> only." in Page(between).text
+    assert "details" not in Page(between).tags
 
 
 def test_the_same_results_give_the_same_report(results, html, tmp_path):
