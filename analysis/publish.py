@@ -19,8 +19,11 @@ def publish(data: Path, out: Path) -> int:
     """Copy the tidy tables in `data` to `out`, compressed, without facts about the machine; returns their bytes.
 
     Raises:
-        AnalysisError: a run is missing, or the copy is larger than 3 MB; what was in `out` is then left as it was.
+        AnalysisError: a run is missing, `out` holds something else than tidy tables, or the copy is larger than 3 MB;
+            what was in `out` is then left as it was.
     """
+    if out.resolve() == data.resolve() or (out.exists() and any(out.iterdir()) and not (out / "runs.parquet").exists()):
+        raise AnalysisError(f"{out}: not a folder of published tables, and publishing would replace all of it")
     runs = read_table(data, "runs")
     if (runs["status"] == "missing").any():
         raise AnalysisError(f"{data / 'runs.parquet'}: {(runs['status'] == 'missing').sum()} runs are missing")

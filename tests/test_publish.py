@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from analysis import claims
 from analysis import publish as module
 from analysis.errors import AnalysisError
 from analysis.load import collect, read_tables
 from analysis.publish import publish
 from tests.synthetic import write_grid
+
+SHIPPED = [path.parent for path in sorted(Path(__file__).parents[1].glob("results/published/*/grid.json"))]
 
 
 def write_results(root: Path, **shape: Any) -> Path:
@@ -39,6 +43,26 @@ def test_too_large_a_copy_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(AnalysisError, match="MB compressed"):
         publish(data, out)
     assert sorted(path.stat().st_mtime_ns for path in out.iterdir()) == before
+
+
+@pytest.mark.parametrize("place", ["tables", "."])
+def test_nothing_but_an_earlier_copy_is_replaced(place: str, tmp_path: Path) -> None:
+    data = write_results(tmp_path / "results")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AnalysisError, match="would replace all of it"):
+        publish(data, (tmp_path / "results" / place).resolve())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
+def test_what_is_shipped_is_small_and_has_the_verdicts_of_this_code(folder: Path) -> None:
+    assert sum(path.stat().st_size for path in folder.iterdir()) < module.LARGEST
+    assert not any(re.search(rb"/(home|root|tmp|work|Users)/", path.read_bytes()) for path in folder.iterdir())
+    tables = read_tables(folder)
+    assert "missing" not in set(tables.runs["status"])
+    said, found = claims.read_claims(folder / "claims.json"), claims.judge(tables)
+    assert [(v.id, v.verdict, v.counts) for v in said] == [(v.id, v.verdict, v.counts) for v in found]
+    assert [v.estimate for v in said] == [v.estimate and pytest.approx(v.estimate) for v in found]
 
 
 def test_missing_runs_are_not_published(tmp_path: Path) -> None:
