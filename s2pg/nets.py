@@ -122,8 +122,8 @@ class GRU(Cell):
         split = [2 * self.hidden, self.hidden]
         (g_ru, g_n), (h_ru, h_n) = g.split(split, -1), h.split(split, -1)
         r, u = torch.sigmoid(g_ru + h_ru).chunk(2, -1)
-        n = torch.tanh(torch.addcmul(g_n, r, h_n))
-        return torch.lerp(n, z, u)
+        n = torch.tanh(g_n + r * h_n)
+        return n + u * (z - n)
 
 
 class LSTM(Cell):
