@@ -370,7 +370,8 @@ def test_cost_says_what_is_needed_and_where_each_figure_comes_from(tmp_path: Pat
     sizes = sum(path.stat().st_size for path in folder.iterdir())
     assert rows["none"]["disk"] == pytest.approx(sizes, rel=0.01)
     total = found["total"]
-    assert 2 * total["wall_seconds"] >= total["core_seconds"] > total["training_seconds"] > 0
+    rounding = 1 + 1e-9  # two sums of the same numbers in another order
+    assert 2 * total["wall_seconds"] * rounding >= total["core_seconds"] > total["training_seconds"] > 0
     assert "core-hours" in out
     assert "asks for 1,500 MB per run" in out
 
