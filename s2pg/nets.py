@@ -72,7 +72,7 @@ class _OneDNN(torch.autograd.Function):
 def tall(x: Tensor, layer: nn.Linear) -> Tensor:
     """`layer(x)` for many rows at once: on a CPU the matrix products of whole sequences take most of BPTT's time.
 
-    Below 256 rows the Python of the custom gradient costs more than it saves.
+    The limit of 256 rows, below which a custom gradient in Python may cost more than it saves, was not tuned.
     """
     many = x.shape[:-1].numel() >= 256
     if many and x.device.type == "cpu" and x.dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
