@@ -15,6 +15,8 @@ marked `start` forgets what was before it, in acting and in learning alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -117,15 +119,10 @@ class Recurrent(Memory):
             m = torch.stack([states[t] for t in used], -2)[keep[..., used]]
         return torch.cat([self.embed.skip(_at(obs, keep)), self.cell.output(m)], -1), m
 
-    def _unroll(self, obs: Tensor, start: Tensor, z: Tensor) -> list[Tensor]:
+    def _unroll(self, obs: Tensor, start: Tensor, z: Tensor) -> Sequence[Tensor]:
         """The memory after each of the L steps, `L x [*, Z]`."""
         gates = self.cell.project(self.embed(obs.movedim(-2, 0)))  # time first: the steps lie together in memory
-        starts = start.unsqueeze(-1).movedim(-2, 0)
-        forgets, states = starts.flatten(1).any(1).tolist(), []
-        for g, fresh, forget in zip(gates, starts, forgets, strict=True):
-            z = self.cell.step(g, torch.where(fresh, 0.0, z) if forget else z)
-            states.append(z)
-        return states
+        return self.cell.unroll(gates, start.unsqueeze(-1).movedim(-2, 0), z)
 
 
 def _at(x: Tensor, keep: Tensor | None, dims: int = 1) -> Tensor:

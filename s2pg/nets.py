@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from s2pg import kernels
 from s2pg.types import Width
 
 
@@ -52,32 +53,14 @@ class Embedding(nn.Module):
         return torch.relu(self.bypass(obs[..., : self.width.env]))
 
 
-class _OneDNN(torch.autograd.Function):
-    """`F.linear` through oneDNN, which uses AVX-512 on every CPU that has it; torch's default, MKL, does not on AMD."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        product = torch.ops.mkldnn._linear_pointwise
-        flat, x = gradient.flatten(0, -2), x.flatten(0, -2)
-        inputs = product(gradient.contiguous(), weight.t(), None, "none", [], "")
-        return inputs, product(flat.t(), x.t(), None, "none", [], ""), flat.sum(0)
-
-
 def tall(x: Tensor, layer: nn.Linear) -> Tensor:
-    """`layer(x)` for many rows at once: on a CPU the matrix products of whole sequences take most of BPTT's time.
+    """`layer(x)` for many rows at once: on a CPU the matrix products of whole sequences take most of BPTT's time."""
+    return kernels.Linear.apply(x, layer.weight, layer.bias) if _many(x) else layer(x)
 
-    The limit of 256 rows, below which a custom gradient in Python may cost more than it saves, was not tuned.
-    """
-    many = x.shape[:-1].numel() >= 256
-    if many and x.device.type == "cpu" and x.dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return _OneDNN.apply(x, layer.weight, layer.bias)
-    return layer(x)
+
+def _many(x: Tensor) -> bool:
+    """Rows enough to be worth a gradient in Python; the limit was not tuned."""
+    return x.device.type == "cpu" and x.shape[:-1].numel() >= 256
 
 
 class Cell(nn.Module):
@@ -107,6 +90,14 @@ class Cell(nn.Module):
         """`(g [*, gates * hidden], z [*, Z]) -> z' [*, Z]`."""
         raise NotImplementedError
 
+    def unroll(self, g: Tensor, start: Tensor, z: Tensor) -> Sequence[Tensor]:
+        """The state after each of L steps, `g [L, *, gates * hidden], start [L, *, 1], z [*, Z] -> L x [*, Z]`."""
+        forgets, states = start.flatten(1).any(1).tolist(), []
+        for gates, fresh, forget in zip(g, start, forgets, strict=True):
+            z = self.step(gates, torch.where(fresh, 0.0, z) if forget else z)
+            states.append(z)
+        return states
+
     def output(self, z: Tensor) -> Tensor:
         """The part of the state that the heads read, `[*, Z] -> [*, hidden]`."""
         return z[..., : self.hidden]
@@ -124,6 +115,12 @@ class GRU(Cell):
         r, u = torch.sigmoid(g_ru + h_ru).chunk(2, -1)
         n = torch.tanh(g_n + r * h_n)
         return n + u * (z - n)
+
+    def unroll(self, g: Tensor, start: Tensor, z: Tensor) -> Sequence[Tensor]:
+        """As every cell's; `kernels.GRU` has the derivative of the loop over `step` written out."""
+        if _many(g) and g.dim() == 3:
+            return kernels.GRU.apply(g, start, z, self.recurrent.weight, self.recurrent.bias)
+        return super().unroll(g, start, z)
 
 
 class LSTM(Cell):

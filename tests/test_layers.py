@@ -13,7 +13,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # Each layer of s2pg may import itself, the layers before it, and the leaves.
-ORDER = ["nets", "memory", "policy critic", "algorithms", "imitation", "training", "build", "commands", "cli __main__"]
+ORDER = [
+    "kernels",
+    "nets",
+    "memory",
+    "policy critic",
+    "algorithms",
+    "imitation",
+    "training",
+    "build",
+    "commands",
+    "cli __main__",
+]
 LEAVES = {"types", "config"}
 BESIDE = {
     "data": set(),

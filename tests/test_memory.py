@@ -93,6 +93,28 @@ def test_products_of_many_rows_are_those_of_the_layer(shape: tuple[int, ...], tr
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("ends", [0.0, 0.2])
+@pytest.mark.parametrize("used", ["all", "last", "some"])
+def test_the_gru_derivative_by_hand_is_autograds(ends: float, used: str) -> None:
+    """In double precision the two agree to rounding: values, and gradients through any of the outputs."""
+    torch.manual_seed(1)
+    length, streams = 40, 7
+    cell = GRU(5, 6).double()
+    g = torch.randn(length, streams, 18, dtype=torch.double, requires_grad=True)
+    z = torch.randn(streams, 6, dtype=torch.double, requires_grad=True)
+    start = torch.rand(length, streams, 1) < ends
+    outputs = {"all": range(length), "last": [length - 1], "some": [3, 20, 21]}[used]
+    weights = torch.randn(length, streams, 6, dtype=torch.double)
+    assert length * streams >= 256, "below, the cell takes the loop over its steps itself"
+    results = []
+    for unroll in (cell.unroll, super(GRU, cell).unroll):
+        states = unroll(g, start, z)
+        loss = sum((states[t] * weights[t]).sum() for t in outputs)
+        results.append((*states, *torch.autograd.grad(loss, [g, z, cell.recurrent.weight, cell.recurrent.bias])))
+    for ours, autograds in zip(*results, strict=True):
+        torch.testing.assert_close(ours, autograds, rtol=1e-10, atol=1e-10)
+
+
 # --- acting and learning ---------------------------------------------------------------------------------------------
 
 
