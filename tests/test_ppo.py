@@ -485,20 +485,20 @@ def simulate(policy: Policy, episodes: int, generator: torch.Generator) -> Rollo
     def normal(covariance: Tensor) -> Tensor:
         return torch.randn(episodes, len(covariance), generator=generator) @ torch.linalg.cholesky(covariance).T
 
-    u_size = 1 + policy.memory.decided
-    rollout = Rollout.empty((HORIZON, episodes), {"obs": 2}, MEMORY, 0, u_size, "cpu")
     s, a, z = normal(P), torch.zeros(episodes, 1), policy.memory.initial(episodes)
+    steps, none, never = [], torch.zeros(episodes, 0), torch.zeros(episodes, dtype=torch.bool)
     for t in range(HORIZON):
         obs = torch.cat([s @ C.T + normal(V), a], -1)
         start = torch.full((episodes,), t == 0)
-        rollout.obs["obs"][t], rollout.start[t], rollout.z[t] = obs, start, z
         decision = policy(View(obs.unsqueeze(1), start.unsqueeze(1), z))
         u = decision.rsample(generator)
-        rollout.u[t], rollout.mean[t], z = u, decision.mean, policy.remember(decision, u)
+        z_next = policy.remember(decision, u)
         a = u[:, :1]
-        rollout.reward[t] = -((s @ Q * s).sum(-1) + (a @ R * a).sum(-1))
-        s = s @ A.T + a @ B.T + normal(W)
-    return rollout
+        reward = -((s @ Q * s).sum(-1) + (a @ R * a).sum(-1))
+        seen = {"obs": obs}
+        steps.append(Rollout(seen, seen, start, z, z_next, none, none, u, decision.mean, reward, never, never))
+        s, z = s @ A.T + a @ B.T + normal(W), z_next
+    return Rollout.stack(steps)
 
 
 def score_gradients(decides: bool, context: int | None, episodes: int = 300_000, parts: int = 60) -> np.ndarray:

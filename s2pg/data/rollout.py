@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import Any
 
@@ -33,28 +33,16 @@ class Rollout:
     done: Tensor  # [T, N] bool: terminated or truncated
 
     @classmethod
-    def empty(
-        cls, shape: tuple[int, int], widths: dict[str, int], z: int, critic_z: int, u: int, device: Any
-    ) -> Rollout:
-        """Uninitialised storage for `shape = (T, N)`."""
+    def stack(cls, steps: list[Rollout]) -> Rollout:
+        """T steps of shape `[N, ...]` as one record."""
+        columns = {part.name: [getattr(step, part.name) for step in steps] for part in fields(cls)}
+        return cls(**{name: _stack(column) for name, column in columns.items()})
 
-        def new(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(*shape, *size, dtype=dtype, device=device)
 
-        return cls(
-            obs={key: new(width) for key, width in widths.items()},
-            next_obs={key: new(width) for key, width in widths.items()},
-            start=new(dtype=torch.bool),
-            z=new(z),
-            z_next=new(z),
-            critic_z=new(critic_z),
-            critic_z_next=new(critic_z),
-            u=new(u),
-            mean=new(u),
-            reward=new(),
-            terminated=new(dtype=torch.bool),
-            done=new(dtype=torch.bool),
-        )
+def _stack(column: list) -> Any:
+    if isinstance(column[0], dict):
+        return {key: torch.stack([value[key] for value in column]) for key in column[0]}
+    return torch.stack(column)
 
 
 @dataclass
@@ -112,50 +100,43 @@ class Collector:
 
     def collect(self, steps: int, generator: torch.Generator, watch: Stopwatch) -> Rollout:
         """`steps` steps per environment; the observation statistics move only after the last one."""
-        n = self.envs.num_envs
-        widths = {key: norm.width.total for key, norm in self.normalisers.items()}
-        decision = self.policy.actions + self.policy.memory.decided
-        rollout = Rollout.empty(
-            (steps, n), widths, self.policy.memory.size, self.critic.memory.size, decision, self.device
-        )
-        raw = {key: np.empty((steps, n, width), np.float32) for key, width in widths.items()}
         watch.start()
         with torch.inference_mode():
             self.obs = self._observe(self.raw)
-            for t in range(steps):
-                self._step(t, rollout, raw, generator, watch)
+            seen, taken = zip(*(self._step(generator, watch) for _ in range(steps)), strict=True)
         for key, norm in self.normalisers.items():
-            norm.update(torch.from_numpy(raw[key]))
+            norm.update(torch.from_numpy(np.stack([raw[key] for raw in seen])))
+        rollout = Rollout.stack(list(taken))
         watch.lap("acting")
         return rollout
 
-    def _step(self, t: int, rollout: Rollout, raw: dict, generator: torch.Generator, watch: Stopwatch) -> None:
-        obs, start = self.obs, self.start.unsqueeze(-1)
-        decision = self.policy(View(obs[self.sight[0]].unsqueeze(-2), start, self.z))
+    def _step(self, generator: torch.Generator, watch: Stopwatch) -> tuple[dict[str, np.ndarray], Rollout]:
+        """The raw observation of a step, and the step."""
+        raw, obs, start, z, critic_z = self.raw, self.obs, self.start, self.z, self.critic_z
+        begins = start.unsqueeze(-1)
+        decision = self.policy(View(obs[self.sight[0]].unsqueeze(-2), begins, z))
         u = decision.rsample(generator)
-        z_next, critic_z_next = self.policy.remember(decision, u), self.critic_z
+        z_next, critic_z_next = self.policy.remember(decision, u), critic_z
         if self.critic.memory.size:
-            critic_z_next = self.critic.memory.read(obs[self.sight[1]].unsqueeze(-2), start, self.critic_z)[1]
+            critic_z_next = self.critic.memory.read(obs[self.sight[1]].unsqueeze(-2), begins, critic_z)[1]
         action = u[:, : self.policy.actions].cpu().numpy()
         watch.lap("acting")
-        nxt, reward, terminated, truncated, info = self.envs.step(action)
+        self.raw, reward, terminated, truncated, info = self.envs.step(action)
         watch.lap("environment")
-        done = terminated | truncated
-        next_obs = self._observe(nxt)
-        successor = self._observe(_last_observations(nxt, done, info)) if done.any() else next_obs
-        for key in raw:
-            raw[key][t] = self.raw[key][:, : raw[key].shape[-1]]
-            rollout.obs[key][t], rollout.next_obs[key][t] = obs[key], successor[key]
-        rollout.start[t], rollout.u[t], rollout.mean[t] = self.start, u, decision.mean
-        rollout.z[t], rollout.z_next[t] = self.z, z_next
-        rollout.critic_z[t], rollout.critic_z_next[t] = self.critic_z, critic_z_next
-        rollout.reward[t] = torch.from_numpy(reward)
-        rollout.terminated[t], rollout.done[t] = torch.from_numpy(terminated), torch.from_numpy(done)
-        self._count(reward, done)
-        self.raw, self.obs, self.start, self.z, self.critic_z = nxt, next_obs, rollout.done[t], z_next, critic_z_next
-        if done.any():
-            self.z, self.critic_z = (torch.where(self.start.unsqueeze(-1), 0.0, z) for z in (self.z, self.critic_z))
+        ended = terminated | truncated
+        self.obs = next_obs = self._observe(self.raw)
+        self.start, self.z, self.critic_z = torch.from_numpy(ended).to(self.device), z_next, critic_z_next
+        if ended.any():
+            next_obs = self._observe(_last_observations(self.raw, ended, info))
+            self.z, self.critic_z = (torch.where(self.start.unsqueeze(-1), 0.0, m) for m in (z_next, critic_z_next))
+        self._count(reward, ended)
+        reward = torch.from_numpy(reward.astype(np.float32)).to(self.device)
+        terminated = torch.from_numpy(terminated).to(self.device)
+        step = Rollout(
+            obs, next_obs, start, z, z_next, critic_z, critic_z_next, u, decision.mean, reward, terminated, self.start
+        )
         watch.lap("acting")
+        return raw, step
 
     def _observe(self, raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
         return {key: norm(torch.from_numpy(raw[key]).to(self.device)) for key, norm in self.normalisers.items()}
