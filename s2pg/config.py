@@ -50,7 +50,7 @@ class MethodConfig:
     context: int | None  # L, steps that the memory is unrolled in learning; None = the whole episode
     decides: bool  # True: the next memory is part of the decision u = (a, z') (S2PG)
     loss_on: Literal["last", "all"]  # the loss is taken at the last step of a context, or at every step
-    cell: Literal["gru", "lstm", "rnn"]
+    cell: Literal["gru", "lstm", "rnn", "diagonal"]
     sight: Literal["blind", "privileged", "oracle"]  # who reads which observation groups
 
     def __post_init__(self) -> None:
@@ -84,7 +84,85 @@ class PPOConfig:
     policy_gain: float  # factor on the Xavier gain of linear layers
     value_gain: float
     previous_action: bool  # does the network see the previous action
-    observation_clip: float  # normalised observations are cut to +- this
+    observation_clip: float | None  # normalised observations are cut to +- this; None = not normalised
+    leak: float = 1.0  # rho in z' = (1 - rho) z + rho h (1 in runs made before it could be chosen)
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig:
+    """Hyperparameters that SAC and TD3 share."""
+
+    gamma: float
+    rollout: int  # environment steps per update, over all environments
+    num_envs: int
+    replay: int  # steps that the replay holds
+    warmup: int  # environment steps before the critic learns
+    batch: int  # loss terms per gradient step
+    updates: int  # gradient steps per update
+    lr_policy: float
+    lr_value: float
+    tau: float  # rate at which target networks follow
+    refresh: bool  # relabel the stored z' of a batch with fresh ones (read when the memory decides)
+    sequence_start: Literal["stored", "zero", "burn_in"]  # memory before the first step of a context
+    burn_in: int  # steps before a context that only warm the memory up (read with sequence_start: burn_in)
+    memory_size: int  # Z of a recurrent memory
+    features: int  # width of a recurrent memory's embeddings
+    leak: float  # rho in z' = (1 - rho) z + rho h
+    policy_head: tuple[int, ...]  # hidden widths after the memory
+    value_head: tuple[int, ...]
+    value_encoder: tuple[int, ...]  # widths of the encoders of (z,z'), (s,a,a-), (a,a-) before value_head; empty: none
+    policy_gain: float  # factor on the Xavier gain of linear layers
+    value_gain: float  # of hidden layers
+    value_output_gain: float  # of the last layer
+    previous_action: bool  # does the policy see the previous action
+    value_previous_action: bool  # does the critic
+    observation_clip: float | None  # normalised observations are cut to +- this; None = not normalised
+
+    def __post_init__(self) -> None:
+        _check_at_least("hparams.replay", self.replay, "hparams.warmup", self.warmup)
+        if self.sequence_start == "burn_in":
+            _check_at_least("hparams.burn_in with sequence_start: burn_in", self.burn_in, "one step", 1)
+
+
+@dataclass(frozen=True)
+class SACConfig(OffPolicyConfig):
+    """Hyperparameters of SAC (`hparams/sac.yaml`)."""
+
+    warmup_policy: int  # environment steps before policy and temperatures learn
+    lr_temperature: float
+    lr_temperature_memory: float
+    temperature: float  # initial, of a
+    temperature_memory: float  # initial, of z'
+    target_entropy: float  # per dimension of a
+    target_entropy_memory: float  # per dimension of z'
+    backup: tuple[float, ...]  # weights of the entropies of a and z' in the target
+    sigma_action: float  # initial standard deviation of a before the squash, where the observation is zero
+    memory_sigma: Literal["fixed", "learned", "state"]  # what the standard deviation of z' is
+    sigma_memory: float  # initial or fixed standard deviation of z'
+    memory_noise: Literal["gaussian", "uniform"]
+    squash_memory: bool  # tanh on z' (the reference's second one)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_at_least("hparams.warmup_policy", self.warmup_policy, "hparams.warmup", self.warmup)
+        _check_at_least("hparams.replay", self.replay, "hparams.warmup_policy", self.warmup_policy)
+
+
+@dataclass(frozen=True)
+class TD3Config(OffPolicyConfig):
+    """Hyperparameters of TD3 (`hparams/td3.yaml`). Noise on a is in units of half the action range."""
+
+    delay: int  # updates of the critic per update of the policy
+    sigma_action: float  # exploration
+    sigma_memory: float
+    smoothing_action: float  # noise on the target's decision, and where it is cut off
+    smoothing_action_clip: float
+    smoothing_memory: float
+    smoothing_memory_clip: float
+
+
+Hparams = PPOConfig | SACConfig | TD3Config
+ALGORITHMS: dict[str, type[Hparams]] = {"ppo": PPOConfig, "sac": SACConfig, "td3": TD3Config}
 
 
 @dataclass(frozen=True)
@@ -103,12 +181,14 @@ class RunConfig:
     steps_per_epoch: int  # environment steps, a multiple of hparams.rollout
     eval_episodes: int  # per evaluation and mode
     memory: MethodConfig
-    hparams: PPOConfig
+    hparams: Hparams
     task_options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the environment
 
     def __post_init__(self) -> None:
         _check_multiple("hparams.rollout", self.hparams.rollout, "hparams.num_envs", self.hparams.num_envs)
         _check_multiple("steps_per_epoch", self.steps_per_epoch, "hparams.rollout", self.hparams.rollout)
+        if self.memory.context is None and self.algorithm != "ppo":
+            raise ConfigError(f"memory.context: null (whole episodes) is for ppo; {self.algorithm} needs a number")
 
     @property
     def id(self) -> RunId:
@@ -127,7 +207,8 @@ class RunConfig:
     def from_dict(cls, raw: Mapping[str, Any], source: str | Path = "run configuration") -> RunConfig:
         """Build from a mapping. Raises ConfigError on an unknown, missing or impossible value, naming `source`."""
         _validate(raw, "run.yaml", source)
-        parts = {"memory": _construct(MethodConfig, raw["memory"]), "hparams": _construct(PPOConfig, raw["hparams"])}
+        classes = {"memory": MethodConfig, "hparams": ALGORITHMS[raw["algorithm"]]}
+        parts = {key: _construct(part, raw[key], source) for key, part in classes.items()}
         return _construct(cls, copy.deepcopy({**raw, **parts}), source)
 
     @classmethod
@@ -184,14 +265,25 @@ class Experiment:
     mode: Literal["sample", "mean"]
     scales: dict[str, Scale]
     resources: dict[str, Any]
-    task_options: dict[str, dict[str, Any]]
+    task_options: dict[str, dict[str, Any]]  # pattern of tasks -> keyword arguments, the later winning
     spec: dict[str, Any]
     path: Path
+    sight: Literal["blind", "privileged"] = "blind"  # of methods whose row says blind
     notes: tuple[str, ...] = ()
 
     def scale(self, name: str) -> Scale:
         """Grid and budget at a scale. Raises ConfigError when the experiment has no such scale."""
         return self.scales[_choose("scale", name, self.scales, self.path)]
+
+    def memory(self, method: str) -> MethodConfig:
+        """A method's point on the memory axis, with this experiment's sight."""
+        row = methods()[method]
+        takes = row.sight == "blind" and row.kind != "random"
+        return dataclasses.replace(row, sight=self.sight) if takes else row
+
+    def options(self, task: str) -> dict[str, Any]:
+        """Keyword arguments of a task's environment."""
+        return _merge(*(options for pattern, options in self.task_options.items() if fnmatchcase(task, pattern)))
 
     def runs(self, scale: str, seeds: int | Iterable[int] | None = None) -> list[RunId]:
         """All runs of the grid, in a fixed order. `seeds`: a number or a list in place of the file's number."""
@@ -239,8 +331,16 @@ def load_experiment(name: str) -> Experiment:
 
 def methods() -> dict[str, MethodConfig]:
     """The memory axis: every method's name and what it is."""
-    path = config_dir() / "methods.yaml"
-    return {name: _construct(MethodConfig, raw, f"{path}: {name}") for name, raw in _load(path, "methods.yaml").items()}
+    path, rows = _method_rows()
+    return {name: _construct(MethodConfig, row, f"{path}: {name}") for name, row in rows.items()}
+
+
+def method_hparams(method: str, algorithm: str) -> dict[str, Any]:
+    """Hyperparameters that are part of what a method is. Raises ConfigError on those that the algorithm has not."""
+    path, rows = _method_rows()
+    values = rows[method].get("hparams", {})
+    _validate(values, f"run.yaml#/$defs/{algorithm}", f"{path}: {method}.hparams, with algorithm {algorithm}")
+    return values
 
 
 def tasks() -> list[str]:
@@ -250,17 +350,17 @@ def tasks() -> list[str]:
 
 def profiles(algorithm: str) -> list[str]:
     """Names of the sets of hyperparameters that an algorithm has."""
-    return list(_load(config_dir() / "hparams" / f"{algorithm}.yaml", "hparams.yaml"))
+    return list(_profiles(algorithm)[1])
 
 
 def hparams(algorithm: str, profile: str, method: str, task: str) -> dict[str, Any]:
-    """Hyperparameters of a profile: its `base`, then every rule that matches method and task, the later one winning."""
-    path = config_dir() / "hparams" / f"{algorithm}.yaml"
-    chosen = _load(path, "hparams.yaml")[_choose("profile", profile, profiles(algorithm), path)]
+    """Hyperparameters: a profile's `base`, its rules that match method and task, the method's own; the later wins."""
+    path, known = _profiles(algorithm)
+    chosen = known[_choose("profile", profile, known, path)]
     for index, rule in enumerate(chosen["rules"]):
         _check_rule(rule, f"{path}: {profile}.rules.{index}")
     matching = (r["values"] for r in chosen["rules"] if _matches(r, method, task))
-    return _merge(chosen["base"], *matching)
+    return _merge(chosen["base"], *matching, method_hparams(method, algorithm))
 
 
 def resolve(
@@ -269,7 +369,8 @@ def resolve(
     """The complete configuration of one run.
 
     Any task and method of the experiment's file may be combined with any of its scales. Later wins: hyperparameters of
-    the profile, the scale's `overrides`, then `overrides` (a nested mapping, see `parse_overrides`).
+    the profile, those of the method, the scale's `overrides`, then `overrides` (a nested mapping, see
+    `parse_overrides`).
     """
     spec = load_experiment(experiment)
     budget = spec.scale(scale)
@@ -284,9 +385,9 @@ def resolve(
         "epochs": budget.epochs,
         "steps_per_epoch": budget.steps_per_epoch,
         "eval_episodes": budget.eval_episodes,
-        "memory": dataclasses.asdict(methods()[method]),
+        "memory": dataclasses.asdict(spec.memory(method)),
         "hparams": hparams(spec.algorithm, spec.profile, method, task),
-        "task_options": spec.task_options.get(task, {}),
+        "task_options": spec.options(task),
     }
     return RunConfig.from_dict(_merge(run, budget.overrides, overrides or {}), f"{spec.path}: {scale}")
 
@@ -336,16 +437,19 @@ def _check_names(spec: Mapping[str, Any], path: Path) -> None:
     for claim in spec["claims"]:
         for key in {"a", "b", "task"} & claim["rule"].keys():
             _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], played if key == "task" else used, path)
-    for task in spec.get("task_options", {}):
-        _choose("task_options", task, tasks(), path)
+    _check_patterns(f"{path}: task_options", spec.get("task_options", {}), tasks())
 
 
 def _check_rule(rule: Mapping[str, Any], where: str) -> None:
-    """Every pattern of a rule means something."""
     for key, names in (("methods", methods()), ("tasks", tasks())):
-        for pattern in rule.get(key, []):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                _choose(f"{where}.{key}", pattern, names)
+        _check_patterns(f"{where}.{key}", rule.get(key, []), names)
+
+
+def _check_patterns(where: str, patterns: Iterable[str], names: Iterable[str]) -> None:
+    """Every pattern means something."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            _choose(where, pattern, names)
 
 
 def _matches(rule: Mapping[str, Any], method: str, task: str) -> bool:
@@ -356,6 +460,11 @@ def _matches(rule: Mapping[str, Any], method: str, task: str) -> bool:
 def _check_multiple(key: str, value: int, of: str, unit: int) -> None:
     if value % unit:
         raise ConfigError(f"{key}: {value} is not a multiple of {of}: {unit}")
+
+
+def _check_at_least(key: str, value: int, of: str, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{key}: {value} is less than {of}: {least}")
 
 
 def _choose(key: str, value: str, allowed: Iterable[str], source: str | Path | None = None) -> str:
@@ -380,7 +489,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which `1e-3` is a number (YAML 1.2) and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep) for key, _ in node.value]
+        keys = [self.construct_object(key, deep) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if twice := {key for key in keys if keys.count(key) > 1}:
             raise yaml.MarkedYAMLError(problem=f"key given twice: {sorted(twice)}", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
@@ -402,6 +511,16 @@ def _parse(text: str, source: str | Path) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not YAML: {error}") from error
+
+
+def _method_rows() -> tuple[Path, dict[str, Any]]:
+    path = config_dir() / "methods.yaml"
+    return path, _load(path, "methods.yaml")
+
+
+def _profiles(algorithm: str) -> tuple[Path, dict[str, Any]]:
+    path = config_dir() / "hparams" / f"{algorithm}.yaml"
+    return path, _load(path, f"hparams.yaml#/$defs/{algorithm}")
 
 
 def _load(path: Path, schema: str) -> Any:
@@ -455,6 +574,7 @@ def _construct(cls: type, raw: Mapping[str, Any], source: str | Path | None = No
         "float": float,
         "float | None": lambda value: None if value is None else float(value),
         "tuple[int, ...]": lambda value: tuple(map(int, value)),
+        "tuple[float, ...]": lambda value: tuple(map(float, value)),
         "tuple[str, ...]": tuple,
     }
     try:

@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from s2pg.config import (
+    ALGORITHMS,
     ROOT,
     ConfigError,
     MethodConfig,
+    OffPolicyConfig,
     PPOConfig,
     RunConfig,
     config_dir,
@@ -144,6 +146,12 @@ def test_a_run_configuration_that_lacks_a_key_is_an_error_that_names_it(key: str
     del part[key.split(".")[-1]]
     with pytest.raises(ConfigError, match=rf"old/config\.yaml: .*'{key.split('.')[-1]}' is a required property"):
         RunConfig.from_dict(raw, "old/config.yaml")
+
+
+def test_a_run_made_before_the_leak_could_be_chosen_has_none() -> None:
+    raw = example().to_dict()
+    del raw["hparams"]["leak"]
+    assert RunConfig.from_dict(raw).hparams.leak == 1.0
 
 
 def test_a_run_configuration_with_an_unknown_key_is_an_error_that_names_it() -> None:
@@ -303,11 +311,16 @@ def test_an_edited_file_is_read_again(edit: Edit) -> None:
 
 def test_schema_and_dataclasses_have_the_same_keys() -> None:
     schema = yaml.safe_load((ROOT / "workflow/config/schema/run.yaml").read_text())
-    parts = {"memory": MethodConfig, "ppo": PPOConfig}
+    parts = {"memory": MethodConfig, "off_policy": OffPolicyConfig, **ALGORITHMS}
     keys = {name: {f.name for f in fields(cls)} for name, cls in parts.items()}
-    assert {name: set(schema["$defs"][name]["properties"]) for name in parts} == keys
+    defs = schema["$defs"]
+    assert {name: set(defs[name]["properties"]) for name in parts} == keys
     assert set(schema["properties"]["memory"]["required"]) == keys["memory"]
-    assert set(schema["properties"]["hparams"]["required"]) == keys["ppo"]
+    shared = set(defs["off_policy_complete"]["required"])
+    assert shared == keys["off_policy"]
+    assert set(defs["ppo_complete"]["required"]) == keys["ppo"] - {"leak"}
+    assert all(shared | set(defs[f"{name}_complete"]["required"]) == keys[name] for name in ("sac", "td3"))
+    assert set(defs["hparams"]["properties"]) == set().union(*(keys[name] for name in ALGORITHMS))
     assert set(schema["properties"]) == set(schema["required"]) == {f.name for f in fields(RunConfig)}
 
 
