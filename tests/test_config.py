@@ -17,9 +17,9 @@ from s2pg.config import (
     ConfigError,
     MethodConfig,
     OffPolicyConfig,
-    PPOConfig,
     RunConfig,
     config_dir,
+    hparams,
     list_experiments,
     load_experiment,
     methods,
@@ -30,11 +30,15 @@ from s2pg.config import (
 )
 
 REFERENCE = yaml.safe_load((ROOT / "tests/data/reference_ppo.yaml").read_text())
+OFF_POLICY = yaml.safe_load((ROOT / "tests/data/reference_off_policy.yaml").read_text())
+LAUNCHED = [(a, m, t) for a in ("sac", "td3") for m in OFF_POLICY[a]["methods"] for t in OFF_POLICY["tasks"]]
+ON_ACTIONS = {"sigma_action", "smoothing_action", "smoothing_action_clip"}
 SMALL = "experiments/ppo_small.yaml"
 SCALES = ["smoke", "demo", "lite", "paper"]
 SOURCE = re.compile(
     r"# (ours: \S.{2,}|experiments/01_Reinforcement_Learning/"
-    r"(\*|01_BPTT|02_RS|03_Window|04_Vanilla|05_Oracle)/01_POMDP( \(.+\))?)$"
+    r"(\*|01_BPTT|02_RS|03_Window|04_Vanilla|05_Oracle)/"
+    r"(01_POMDP|\*/(01_SAC|02_TD3)(_RS|_BPTT|_Window|_pI|\*))( \(.+\))?)$"
 )
 
 Edit = Callable[[str, str, str], Path]
@@ -84,7 +88,7 @@ def example(method: str = "s2pg") -> RunConfig:
         ("hparams/ppo.yaml", "gamma: 0.99", "gama: 0.99", "reference.base", "did you mean 'gamma'?"),
         ("hparams/ppo.yaml", "gamma: 0.99", "gamma: 1.99", "reference.base.gamma", "maximum of 1"),
         ("hparams/ppo.yaml", "    gamma: 0.99", "    # gamma", "matched.base", "'gamma' is a required property"),
-        ("hparams/ppo.yaml", '["bptt*", s2pg]', '["bppt*", s2pg]', "matched.rules.0.methods", "unknown 'bppt*'"),
+        ("hparams/ppo.yaml", '["bptt*", "s2pg*"]', '["bppt*", "s2pg*"]', "matched.rules.0.methods", "unknown 'bppt*'"),
     ],
 )
 def test_a_mistake_in_a_file_is_an_error_that_names_file_key_and_remedy(
@@ -189,6 +193,26 @@ def test_paper_scale_is_the_schedule_of_the_reference() -> None:
     assert {(r["method"], r["task"]) for r in REFERENCE["runs"]} <= {(m, t) for m in scale.methods for t in scale.tasks}
 
 
+@pytest.mark.parametrize(("algorithm", "method", "task"), LAUNCHED, ids=map("-".join, LAUNCHED))
+def test_profile_reference_of_sac_and_td3_is_the_reference(algorithm: str, method: str, task: str) -> None:
+    facts = OFF_POLICY[algorithm]
+    varying = facts["varying"].get(method, {})
+    here = {key: values[OFF_POLICY["tasks"].index(task)] for key, values in varying.items()}
+    expected = {**facts["shared"], **facts["methods"][method], **here}
+    if algorithm == "td3":
+        half = OFF_POLICY["half_range"].get(task, 1.0)
+        expected |= {key: pytest.approx(expected[key] / half) for key in ON_ACTIONS}
+    values = hparams(algorithm, "reference", method, task)
+    assert {key: values[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("task", OFF_POLICY["tasks"])
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_bptt32_all_has_the_values_of_bptt32_off_policy(algorithm: str, task: str) -> None:
+    ours, theirs = (hparams(algorithm, "reference", method, task) for method in ("bptt32_all", "bptt32"))
+    assert ours == theirs
+
+
 @pytest.mark.parametrize("task", ["HopperV", "HumanoidV"])
 @pytest.mark.parametrize("method", ["bptt32_all", "bptt_full"])
 def test_methods_unknown_to_the_reference_differ_from_bptt32_in_the_minibatch_only(method: str, task: str) -> None:
@@ -201,9 +225,17 @@ def test_profile_matched_differs_between_memories_in_the_shape_of_the_networks_o
     assert len({replace(example(m).hparams, **shape) for m in load_experiment("ppo_small").methods}) == 1
 
 
-def test_every_hyperparameter_names_its_source() -> None:
-    text = (config_dir() / "hparams/ppo.yaml").read_text()
-    names = "|".join(f.name for f in fields(PPOConfig))
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_profile_matched_off_policy_differs_between_memories_in_the_policys_head_only(algorithm: str) -> None:
+    found = {m: hparams(algorithm, "matched", m, "HopperV") for m in OFF_POLICY[algorithm]["methods"]}
+    assert found["s2pg"]["policy_head"] == [256]
+    assert all({**values, "policy_head": [256]} == found["s2pg"] for values in found.values())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_hyperparameter_names_its_source(algorithm: str) -> None:
+    text = (config_dir() / f"hparams/{algorithm}.yaml").read_text()
+    names = "|".join(f.name for f in fields(ALGORITHMS[algorithm]))
     lines = [line for line in text.splitlines() if re.match(rf"\s+({names}):", line)]
     profiles = yaml.safe_load(text).values()
     values = sum(len(p["base"]) + sum(len(rule["values"]) for rule in p["rules"]) for p in profiles)
