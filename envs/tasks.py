@@ -9,9 +9,10 @@ from operator import attrgetter
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from envs.randomise import Randomisation, Wind
+from envs.randomise import Bodies, Permutation, Randomisation, Wind
 from envs.views import View, mujoco_groups
 
 Lengths = Callable[[Any], Mapping[str, int]]
@@ -117,17 +118,57 @@ def task(id: str) -> Task:
     raise ValueError(f"unknown task {id!r}{hint}; tasks: {', '.join(TASKS)}")
 
 
-def make(task_id: str, hidden: Sequence[str] | None = None, **options: Any) -> View:
+def make(
+    task_id: str,
+    hidden: Sequence[str] | str | None = None,
+    bodies: str = "none",
+    permute_actions: bool = False,
+    **options: Any,
+) -> View:
     """The task `task_id` without time limit (that is `gymnasium.make`'s part, which calls this).
 
-    `hidden` replaces the row's hidden groups; `options` (e.g. `render_mode`) go to the base task. ValueError if
-    `hidden` names a group that the task does not have or hides all of them.
+    `hidden` replaces the row's hidden groups; "privileged" stands for the row's `hidden_privileged`. `bodies`: "none",
+    or the kind of `Bodies` ("consistent" or "reference") by which bodies are drawn per episode. `permute_actions`:
+    whether a `Permutation` of the actions is drawn per episode. Both are part of `state` and never of `obs`. Further
+    `options` (e.g. `render_mode`) go to the base task. ValueError for other values, if `hidden` names a group that the
+    task does not have or hides all of them, and for `bodies` of a task that MuJoCo does not simulate.
     """
     row = task(task_id)
     base = _base(row.base, **{**row.options, **options})
     randomise: list[Randomisation] = [] if row.wind is None else [Wind(base, row.wind)]
-    chosen = row.hidden if hidden is None else hidden
-    return View(base, row.groups(base), chosen, randomise, row.blank_previous_action, name=row.id)
+    randomise += [*_bodies(row, base, bodies), *_permutation(row, base, permute_actions)]
+    return View(base, row.groups(base), _hidden(row, hidden), randomise, row.blank_previous_action, name=row.id)
+
+
+def _hidden(row: Task, hidden: Sequence[str] | str | None) -> Sequence[str]:
+    if isinstance(hidden, str) and hidden != "privileged":
+        example = f"a sequence of group names, e.g. hidden=({hidden!r},)"
+        raise ValueError(f"{row.id}: hidden={hidden!r} must be 'privileged' or {example}")
+    if hidden is None:
+        return row.hidden
+    return row.hidden_privileged if hidden == "privileged" else hidden
+
+
+def _bodies(row: Task, base: Any, kind: str) -> list[Randomisation]:
+    simulated = hasattr(base, "model")
+    why = "" if simulated else f", because MuJoCo does not simulate {row.base}"
+    _check_option(row, "bodies", kind, ("none", *Bodies.kinds) if simulated else ("none",), why)
+    return [] if kind == "none" else [Bodies(base, kind)]
+
+
+def _permutation(row: Task, base: Any, permute: bool) -> list[Randomisation]:
+    space = base.action_space
+    one_range = np.ptp(space.low) == np.ptp(space.high) == 0
+    why = "" if one_range else ", because its actions differ in range"
+    _check_option(row, "permute_actions", permute, (False, True) if one_range else (False,), why)
+    return [Permutation(space.shape[0])] if permute else []
+
+
+def _check_option(row: Task, option: str, value: Any, allowed: tuple, why: str) -> None:
+    """ValueError unless `value` is one of `allowed` (and of its type: 1 is not True)."""
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(f"{row.id}: {option}={value!r} is not allowed{why}; allowed: {names}")
 
 
 def _base(entry: str, **options: Any) -> Any:

@@ -48,16 +48,17 @@ def slices(groups: Groups) -> dict[str, slice]:
     return {name: slice(end - size, end) for (name, size), end in zip(groups.items(), ends, strict=True)}
 
 
-def check_hidden(hidden: Sequence[str], groups: Groups, name: str) -> tuple[str, ...]:
-    """`hidden` as a tuple; ValueError unless it names groups of the task `name` and leaves at least one visible."""
+def check_hidden(hidden: Sequence[str], groups: Groups, name: str, always: Sequence[str] = ()) -> tuple[str, ...]:
+    """`hidden` and `always`; ValueError unless they name groups of the task `name` and leave at least one visible."""
     if isinstance(hidden, str):
         raise ValueError(f"{name}: hidden={hidden!r} must be a sequence of group names, e.g. hidden=({hidden!r},)")
+    hidden = tuple(dict.fromkeys((*hidden, *always)))
     unknown = [group for group in hidden if group not in groups]
     if unknown:
-        raise ValueError(f"{name}: hidden={tuple(hidden)} names unknown groups {unknown}; groups: {list(groups)}")
+        raise ValueError(f"{name}: hidden={hidden} names unknown groups {unknown}; groups: {list(groups)}")
     if set(groups) == set(hidden):
-        raise ValueError(f"{name}: hidden={tuple(hidden)} hides everything; at least one of {list(groups)} must stay")
-    return tuple(hidden)
+        raise ValueError(f"{name}: hidden={hidden} hides everything; at least one of {list(groups)} must stay")
+    return hidden
 
 
 class View(gymnasium.Env):
@@ -92,7 +93,8 @@ class View(gymnasium.Env):
         self._blank = blank_previous_action
         _check_lengths(base, groups, name)
         everything = {**groups, **{change.group: change.size for change in self.randomise}}
-        self.hidden = check_hidden(hidden, everything, name)
+        secret = [change.group for change in self.randomise if change.secret]
+        self.hidden = check_hidden(hidden, everything, name, secret)
         self._cut({**everything, PREVIOUS_ACTION: base.action_space.shape[0]}, sum(groups.values()))
         self.action_space, self.metadata, self.render_mode = base.action_space, base.metadata, base.render_mode
         self._draws: np.random.Generator | None = None
@@ -128,7 +130,10 @@ class View(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         """One step of the base task with `action` [A]."""
-        full, reward, terminated, truncated, info = self.base.step(action)
+        applied = action
+        for change in self.randomise:
+            applied = change.act(applied)
+        full, reward, terminated, truncated, info = self.base.step(applied)
         for change in self.randomise:
             reward = change.reward(reward, info)
         return self._view(full, self._no_action if self._blank else action), reward, terminated, truncated, info
