@@ -246,7 +246,7 @@ def entrants(search: Search, rows: pd.DataFrame, stage: int) -> list[int]:
     """The candidates that a stage tries: all, or the best of the stage before."""
     if stage == 1:
         return list(range(search.candidates))
-    return list(standing(rows, stage - 1).index[: search.stages[stage - 1].keep])
+    return [int(number) for number in standing(rows, stage - 1).index[: search.stages[stage - 1].keep]]
 
 
 def check(search: Search, rows: pd.DataFrame) -> None:
@@ -274,13 +274,12 @@ def winner(search: Search, rows: pd.DataFrame) -> int:
 
 def run(search: Search, out: Path, jobs: int, say: Callable[[str], None] = print) -> pd.DataFrame:
     """Make all trials below `out` that are not there yet; returns the table, one row per trial."""
-    rows = _table(_train_all(search, random_trials(search), out, jobs, say))
+    rows = _train_all(search, random_trials(search), out, jobs, say)
     for stage in range(1, len(search.stages) + 1):
-        chosen = entrants(search, rows, stage)
+        chosen = entrants(search, _table(rows), stage)
         say(f"stage {stage}: candidates {', '.join(map(str, chosen))}")
-        more = _train_all(search, trials(search, stage, chosen), out, jobs, say)
-        rows = pd.concat([rows, _table(more)], ignore_index=True)
-    return scored(rows)
+        rows += _train_all(search, trials(search, stage, chosen), out, jobs, say)
+    return scored(_table(rows))
 
 
 def _train_all(search: Search, due: list[Trial], out: Path, jobs: int, say: Callable[[str], None]) -> list[dict]:
