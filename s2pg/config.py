@@ -104,7 +104,7 @@ class OffPolicyConfig:
     tau: float  # rate at which target networks follow
     refresh: bool  # relabel the stored z' of a batch with fresh ones (read when the memory decides)
     sequence_start: Literal["stored", "zero", "burn_in"]  # memory before the first step of a context
-    burn_in: int  # steps before a context that only warm the memory up (read with sequence_start: burn_in)
+    burn_in: int  # steps before a context that only warm the memory up, >= 1 (read with sequence_start: burn_in)
     memory_size: int  # Z of a recurrent memory
     features: int  # width of a recurrent memory's embeddings
     leak: float  # rho in z' = (1 - rho) z + rho h
@@ -120,8 +120,6 @@ class OffPolicyConfig:
 
     def __post_init__(self) -> None:
         _check_at_least("hparams.replay", self.replay, "hparams.warmup", self.warmup)
-        if self.sequence_start == "burn_in":
-            _check_at_least("hparams.burn_in with sequence_start: burn_in", self.burn_in, "one step", 1)
 
 
 @dataclass(frozen=True)

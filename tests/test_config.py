@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -33,7 +34,7 @@ REFERENCE = yaml.safe_load((ROOT / "tests/data/reference_ppo.yaml").read_text())
 OFF_POLICY = yaml.safe_load((ROOT / "tests/data/reference_off_policy.yaml").read_text())
 LAUNCHED = [(a, m, t) for a in ("sac", "td3") for m in OFF_POLICY[a]["methods"] for t in OFF_POLICY["tasks"]]
 ON_ACTIONS = {"sigma_action", "smoothing_action", "smoothing_action_clip"}
-SMALL = "experiments/ppo_small.yaml"
+SMALL, SAC = "experiments/ppo_small.yaml", "experiments/sac_privileged.yaml"
 SCALES = ["smoke", "demo", "lite", "paper"]
 SOURCE = re.compile(
     r"# (ours: \S.{2,}|experiments/01_Reinforcement_Learning/"
@@ -58,6 +59,10 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
         return folder / name
 
     return change
+
+
+def sac(method: str = "s2pg", **hparams: Any) -> RunConfig:
+    return resolve("sac_privileged", "HopperV", method, 0, "smoke", {"hparams": hparams})
 
 
 def example(method: str = "s2pg") -> RunConfig:
@@ -89,6 +94,51 @@ def example(method: str = "s2pg") -> RunConfig:
         ("hparams/ppo.yaml", "gamma: 0.99", "gamma: 1.99", "reference.base.gamma", "maximum of 1"),
         ("hparams/ppo.yaml", "    gamma: 0.99", "    # gamma", "matched.base", "'gamma' is a required property"),
         ("hparams/ppo.yaml", '["bptt*", "s2pg*"]', '["bppt*", "s2pg*"]', "matched.rules.0.methods", "unknown 'bppt*'"),
+        (SMALL, "profile: matched", "profile: matched\nsight: oracle", "sight", "allowed: blind, privileged"),
+        (SMALL, "algorithm: ppo", "algorithm: pso", "algorithm", "allowed: ppo, sac, td3; did you mean 'ppo'?"),
+        (
+            SMALL,
+            "profile: matched",
+            'profile: matched\ntask_options: {"Hoper*": {}}',
+            "task_options",
+            "unknown 'Hoper*'",
+        ),
+        (SMALL, "passes: 2", "batch: 2", "scales.smoke.overrides.hparams", "unknown key 'batch'; allowed: clip,"),
+        (SAC, "batch: 16", "minibatch: 16", "scales.smoke.overrides.hparams", "did you mean 'batch'?"),
+        (SAC, "warmup: 20", "warmup: 40", "smoke", "hparams.warmup_policy: 30 is less than hparams.warmup: 40"),
+        (
+            "hparams/sac.yaml",
+            "batch: 256",
+            "batch: 256\n    delay: 2",
+            "reference.base",
+            "unknown key 'delay'; allowed:",
+        ),
+        ("hparams/sac.yaml", "    batch: 256", "    # batch", "reference.base", "'batch' is a required property"),
+        (
+            "hparams/sac.yaml",
+            "sequence_start: stored",
+            "sequence_start: burn_in",
+            "reference.base.burn_in",
+            "0 is less than the minimum of 1",
+        ),
+        ("hparams/sac.yaml", "sequence_start: stored", "sequence_start: store", "sequence_start", "mean 'stored'?"),
+        ("hparams/sac.yaml", "backup: [1, 0]", "backup: [1]", "reference.base.backup", "too short"),
+        (
+            "hparams/sac.yaml",
+            "memory_noise: gaussian",
+            "memory_noise: normal",
+            "memory_noise",
+            "allowed: gaussian, uniform",
+        ),
+        (
+            "methods.yaml",
+            "memory_sigma: fixed",
+            "memory_sigma: fix",
+            "s2pg_fixed.hparams.memory_sigma",
+            "mean 'fixed'?",
+        ),
+        ("methods.yaml", "leak: 0.5", "leek: 0.5", "s2pg_leak.hparams", "unknown key 'leek'; allowed: backup,"),
+        ("methods.yaml", "leak: 0.5", "leak: 0.0", "s2pg_leak.hparams.leak", "minimum of 0"),
     ],
 )
 def test_a_mistake_in_a_file_is_an_error_that_names_file_key_and_remedy(
@@ -98,7 +148,7 @@ def test_a_mistake_in_a_file_is_an_error_that_names_file_key_and_remedy(
         edit(name, old, "    gamma: 0.5")
     path = edit(name, old, new)
     with pytest.raises(ConfigError) as error:
-        example()
+        example() if "sac" not in name else sac()
     assert str(path) in str(error.value)
     assert key in str(error.value)
     assert hint in str(error.value)
@@ -170,6 +220,35 @@ def test_steps_that_do_not_fit_together_are_an_error() -> None:
         replace(example(), hparams=replace(example().hparams, num_envs=3))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"replay": 25}, "hparams.replay: 25 is less than hparams.warmup_policy: 30"),
+        ({"replay": 10}, "hparams.replay: 10 is less than hparams.warmup: 20"),
+        ({"sequence_start": "burn_in"}, "hparams.burn_in: 0 is less than the minimum of 1"),
+        ({"clip": 0.2}, "hparams: unknown key 'clip'; allowed: backup,"),
+        ({"rollout": 3, "num_envs": 2}, "hparams.rollout: 3 is not a multiple of hparams.num_envs: 2"),
+    ],
+)
+def test_hyperparameters_that_an_algorithm_cannot_use_are_an_error(wrong: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        sac(**wrong)
+
+
+def test_whole_episodes_are_for_ppo() -> None:
+    with pytest.raises(ConfigError, match=r"memory.context: null \(whole episodes\) is for ppo; sac needs a number"):
+        replace(sac("bptt32_all"), memory=methods()["bptt_full"])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "method"), [("td3", "s2pg_uniform"), ("td3", "s2pg_fixed"), ("ppo", "s2pg_learned")]
+)
+def test_a_method_whose_hyperparameters_an_algorithm_has_not_is_an_error(algorithm: str, method: str) -> None:
+    where = rf"methods\.yaml: {method}\.hparams, with algorithm {algorithm}: unknown key 'memory_"
+    with pytest.raises(ConfigError, match=where):
+        hparams(algorithm, "reference", method, "HopperV")
+
+
 def test_a_missing_configuration_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S2PG_CONFIG", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"nowhere/methods\.yaml: cannot be read"):
@@ -185,6 +264,14 @@ def test_profile_reference_is_the_reference(row: dict) -> None:
     values = {key: value for key, value in row.items() if key not in {"task", "method"}}
     expected = {**REFERENCE["shared"], **REFERENCE["networks"][row["method"]], **values}
     assert {key: run["hparams"][key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("experiment", ["sac_privileged", "td3_privileged", "sac_blind", "td3_blind"])
+def test_paper_scale_off_policy_is_the_schedule_of_the_reference(experiment: str) -> None:
+    scale, facts = load_experiment(experiment).scale("paper"), OFF_POLICY["schedule"]
+    assert {key: getattr(scale, key) for key in facts} == facts
+    assert list(scale.tasks) == OFF_POLICY["tasks"]
+    assert set(OFF_POLICY["sac"]["methods"]) <= set(scale.methods)
 
 
 def test_paper_scale_is_the_schedule_of_the_reference() -> None:
@@ -281,11 +368,68 @@ def test_every_claim_can_be_judged_from_the_lite_scale_on_and_has_an_id_of_its_o
 def test_the_methods_are_the_lattice_of_the_design() -> None:
     table = methods()
     memories = ["window5", "window32", "bptt5", "bptt32", "bptt32_all", "bptt_full", "s2pg"]
-    assert list(table) == ["random", "none", "oracle", *memories]
+    assert [name for name in table if not name.startswith("s2pg_")] == ["random", "none", "oracle", *memories]
     assert table["s2pg"] == replace(table["bptt5"], context=1, decides=True)  # the idea of the suite
     assert table["oracle"] == replace(table["none"], sight="oracle")
     assert table["bptt_full"] == replace(table["bptt32_all"], context=None)
     assert all(name.endswith(str(m.context)) for name, m in table.items() if name in {"bptt5", "bptt32", "window5"})
+
+
+def test_a_row_of_the_kernel_study_is_s2pg_with_one_thing_changed() -> None:
+    run, base = (
+        (lambda name: resolve("kernel", "HopperV", name, 0, "lite")),
+        resolve("kernel", "HopperV", "s2pg", 0, "lite"),
+    )
+    rows = [name for name in methods() if name.startswith("s2pg_")]
+    assert set(rows) | {"random", "none", "oracle", "s2pg"} == set(load_experiment("kernel").methods)
+    for name in rows:
+        one, cell = run(name), name.removeprefix("s2pg_")
+        assert one.memory == replace(base.memory, cell=cell if cell in {"lstm", "rnn", "diagonal"} else "gru")
+        changed = {f.name for f in fields(one.hparams) if getattr(one.hparams, f.name) != getattr(base.hparams, f.name)}
+        sigma = {"memory_sigma", "sigma_memory"}
+        assert len(changed) == (one.memory == base.memory) or (changed <= sigma and one.hparams.memory_sigma == "fixed")
+    assert len({run(name).hparams for name in rows} | {base.hparams}) == len(rows) - 2  # three cells share the values
+
+
+def test_the_kernel_study_covers_sizes_and_noise() -> None:
+    found = [
+        resolve("kernel", "HopperV", name, 0, "paper") for name in load_experiment("kernel").methods if "s2pg" in name
+    ]
+    assert {run.hparams.memory_size for run in found} == {8, 16, 32, 64, 128}
+    assert {run.hparams.sigma_memory for run in found if run.hparams.memory_sigma == "fixed"} == {
+        0.02,
+        0.05,
+        0.1,
+        0.3,
+        1,
+    }
+    assert {run.hparams.memory_sigma for run in found} == {"fixed", "learned", "state"}
+    assert {run.memory.cell for run in found} == {"gru", "lstm", "rnn", "diagonal"}
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_an_experiments_sight_is_that_of_every_method_but_the_anchors(algorithm: str) -> None:
+    for sight in ("blind", "privileged"):
+        name = f"{algorithm}_{sight}"
+        found = {m: resolve(name, "AntV", m, 0, "paper") for m in load_experiment(name).methods}
+        sights = {method: run.memory.sight for method, run in found.items()}
+        assert (sights.pop("random"), sights.pop("oracle")) == ("blind", "oracle")
+        assert set(sights.values()) == {sight}
+        assert all(replace(run.memory, sight=methods()[m].sight) == methods()[m] for m, run in found.items())
+
+
+def test_patterns_of_task_options_are_merged_in_order(edit: Edit) -> None:
+    options = '{"*": {bodies: none, x: 1}, "Hopper*": {bodies: reference}, AntV: {x: 2}}'
+    edit(SAC, '{"*": {bodies: consistent, hidden: privileged}}', options)
+    spec = load_experiment("sac_privileged")
+    assert resolve("sac_privileged", "HopperV", "none", 0, "smoke").task_options == {"bodies": "reference", "x": 1}
+    assert (spec.options("AntV"), spec.options("HumanoidV")) == ({"bodies": "none", "x": 2}, {"bodies": "none", "x": 1})
+
+
+def test_a_methods_hyperparameters_win_over_the_profile_and_lose_to_the_scale(edit: Edit) -> None:
+    edit("methods.yaml", "leak: 0.5", "leak: 0.5, batch: 7, lr_value: 0.5")
+    values = resolve("kernel", "HopperV", "s2pg_leak", 0, "smoke").hparams
+    assert (values.leak, values.lr_value, values.batch) == (0.5, 0.5, 16)
 
 
 def test_the_tasks_are_those_of_the_environments() -> None:
@@ -296,6 +440,13 @@ def test_the_tasks_are_those_of_the_environments() -> None:
 
 
 # --- files and types -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experiment", ["sac_privileged", "td3_blind", "kernel"])
+def test_a_run_of_any_algorithm_survives_a_round_trip_through_yaml(experiment: str) -> None:
+    run = resolve(experiment, "HalfCheetahV", "s2pg", 1, "paper")
+    assert type(run.hparams) is ALGORITHMS[run.algorithm]
+    assert RunConfig.from_yaml(run.to_yaml()) == run
 
 
 @pytest.mark.parametrize("method", ["s2pg", "bptt_full", "none"])
