@@ -72,7 +72,8 @@ def test_groups_and_slices_equal_the_reference(name):
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_privileged_setting_hides_what_the_reference_hides(name):
-    env = make(f"{name}V", hidden=task(f"{name}V").hidden_privileged)
+    env = make(f"{name}V", hidden="privileged")
+    assert env.hidden == task(f"{name}V").hidden_privileged
     assert env.observation_space["obs"].shape == (VISIBLE_PRIVILEGED[name] + ACTIONS[name],)
 
 
@@ -312,7 +313,7 @@ def test_unknown_task_names_itself_a_close_match_and_all_tasks():
     ("hidden", "message"),
     [
         (("velocity",), r"HopperV.*velocity.*\['positions', 'velocities'\]"),
-        ("velocities", "sequence of group names"),
+        ("velocities", r"HopperV: hidden='velocities' must be 'privileged' or a sequence of group names"),
         (("positions", "velocities"), "hides everything"),
         (("previous_action",), "unknown groups"),
     ],
@@ -320,6 +321,11 @@ def test_unknown_task_names_itself_a_close_match_and_all_tasks():
 def test_bad_hidden_groups_are_refused(hidden, message):
     with pytest.raises(ValueError, match=message):
         gymnasium.make("envs:HopperV-v0", hidden=hidden)
+
+
+@pytest.mark.parametrize("id", [id for id in ALL if id != "HumanoidV"])
+def test_privileged_hides_what_the_table_hides_but_for_the_humanoid(id):
+    assert make(id, hidden="privileged").layout == make(id).layout
 
 
 def test_hidden_can_be_chosen_when_making_a_task():
