@@ -303,13 +303,14 @@ def test_bptt32_all_has_the_values_of_bptt32_off_policy(algorithm: str, task: st
 @pytest.mark.parametrize("task", ["HopperV", "HumanoidV"])
 @pytest.mark.parametrize("method", ["bptt32_all", "bptt_full"])
 def test_methods_unknown_to_the_reference_differ_from_bptt32_in_the_minibatch_only(method: str, task: str) -> None:
-    ours, theirs = (resolve("ppo_pomdp", task, m, 0, "paper").hparams for m in (method, "bptt32"))
-    assert ours == replace(theirs, minibatch=256)
+    ours, theirs = (hparams("ppo", "reference", m, task) for m in (method, "bptt32"))
+    assert ours == {**theirs, "minibatch": 256}
 
 
 def test_profile_matched_differs_between_memories_in_the_shape_of_the_networks_only() -> None:
     shape = {"policy_head": (), "value_head": (), "policy_gain": 1.0, "value_gain": 1.0}
-    assert len({replace(example(m).hparams, **shape) for m in load_experiment("ppo_small").methods}) == 1
+    found = [{**hparams("ppo", "matched", m, "HopperV"), **shape} for m in load_experiment("ppo_small").methods]
+    assert all(values == found[0] for values in found)
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
@@ -375,36 +376,36 @@ def test_the_methods_are_the_lattice_of_the_design() -> None:
     assert all(name.endswith(str(m.context)) for name, m in table.items() if name in {"bptt5", "bptt32", "window5"})
 
 
+def kernels() -> dict[str, dict[str, Any]]:
+    """Method -> memory and hyperparameters, flat, of every S2PG in the kernel study."""
+    names = [name for name in load_experiment("kernel").methods if name.startswith("s2pg")]
+    runs = {name: resolve("kernel", "HopperV", name, 0, "lite").to_dict() for name in names}
+    return {name: {**run["memory"], **run["hparams"]} for name, run in runs.items()}
+
+
 def test_a_row_of_the_kernel_study_is_s2pg_with_one_thing_changed() -> None:
-    run, base = (
-        (lambda name: resolve("kernel", "HopperV", name, 0, "lite")),
-        resolve("kernel", "HopperV", "s2pg", 0, "lite"),
-    )
-    rows = [name for name in methods() if name.startswith("s2pg_")]
-    assert set(rows) | {"random", "none", "oracle", "s2pg"} == set(load_experiment("kernel").methods)
-    for name in rows:
-        one, cell = run(name), name.removeprefix("s2pg_")
-        assert one.memory == replace(base.memory, cell=cell if cell in {"lstm", "rnn", "diagonal"} else "gru")
-        changed = {f.name for f in fields(one.hparams) if getattr(one.hparams, f.name) != getattr(base.hparams, f.name)}
-        sigma = {"memory_sigma", "sigma_memory"}
-        assert len(changed) == (one.memory == base.memory) or (changed <= sigma and one.hparams.memory_sigma == "fixed")
-    assert len({run(name).hparams for name in rows} | {base.hparams}) == len(rows) - 2  # three cells share the values
+    found = kernels()
+    base = found.pop("s2pg")
+    assert set(found) == {name for name in methods() if name.startswith("s2pg_")}
+    changes = [{key: value for key, value in row.items() if value != base[key]} for row in found.values()]
+    for change in changes:
+        assert len(change) == 1 or (set(change), change["memory_sigma"]) == ({"memory_sigma", "sigma_memory"}, "fixed")
+    assert all(changes.count(change) == 1 for change in changes)
 
 
-def test_the_kernel_study_covers_sizes_and_noise() -> None:
-    found = [
-        resolve("kernel", "HopperV", name, 0, "paper") for name in load_experiment("kernel").methods if "s2pg" in name
-    ]
-    assert {run.hparams.memory_size for run in found} == {8, 16, 32, 64, 128}
-    assert {run.hparams.sigma_memory for run in found if run.hparams.memory_sigma == "fixed"} == {
-        0.02,
-        0.05,
-        0.1,
-        0.3,
-        1,
+def test_the_kernel_study_covers_distribution_noise_size_and_cell() -> None:
+    found = list(kernels().values())
+    covered = {
+        key: {row[key] for row in found} for key in ("memory_noise", "memory_sigma", "leak", "memory_size", "cell")
     }
-    assert {run.hparams.memory_sigma for run in found} == {"fixed", "learned", "state"}
-    assert {run.memory.cell for run in found} == {"gru", "lstm", "rnn", "diagonal"}
+    assert covered == {
+        "memory_noise": {"gaussian", "uniform"},
+        "memory_sigma": {"fixed", "learned", "state"},
+        "leak": {0.5, 1.0},
+        "memory_size": {8, 16, 32, 64, 128},
+        "cell": {"gru", "lstm", "rnn", "diagonal"},
+    }
+    assert {row["sigma_memory"] for row in found if row["memory_sigma"] == "fixed"} == {0.02, 0.05, 0.1, 0.3, 1.0}
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
@@ -428,8 +429,8 @@ def test_patterns_of_task_options_are_merged_in_order(edit: Edit) -> None:
 
 def test_a_methods_hyperparameters_win_over_the_profile_and_lose_to_the_scale(edit: Edit) -> None:
     edit("methods.yaml", "leak: 0.5", "leak: 0.5, batch: 7, lr_value: 0.5")
-    values = resolve("kernel", "HopperV", "s2pg_leak", 0, "smoke").hparams
-    assert (values.leak, values.lr_value, values.batch) == (0.5, 0.5, 16)
+    values = resolve("kernel", "HopperV", "s2pg_leak", 0, "smoke").to_dict()["hparams"]
+    assert (values["leak"], values["lr_value"], values["batch"]) == (0.5, 0.5, 16)
 
 
 def test_the_tasks_are_those_of_the_environments() -> None:
@@ -458,8 +459,8 @@ def test_a_run_configuration_survives_a_round_trip_through_yaml(method: str, tmp
 
 def test_numbers_have_their_declared_types() -> None:
     run = resolve("ppo_small", "HopperV", "s2pg", 0, "demo", parse_overrides(["hparams.clip=1", "hparams.passes=4.0"]))
-    assert type(run.hparams.clip) is float
-    assert type(run.hparams.passes) is int
+    assert type(vars(run.hparams)["clip"]) is float
+    assert type(vars(run.hparams)["passes"]) is int
 
 
 def test_overrides_reach_the_run_and_win() -> None:
