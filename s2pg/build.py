@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from s2pg.algorithms.ppo import PPO
-from s2pg.config import ConfigError, MethodConfig, PPOConfig, RunConfig
+from s2pg.algorithms.sac import SAC
+from s2pg.algorithms.td3 import TD3
+from s2pg.config import ConfigError, Hparams, MethodConfig, PPOConfig, RunConfig, SACConfig
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
+from s2pg.data.replay import Replay
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS
-from s2pg.policy import Policy, UniformPolicy
+from s2pg.policy import Clamp, Policy, Shape, Tanh, UniformPolicy
 from s2pg.training.agent import Agent
 from s2pg.training.worlds import Spec, derive
 from s2pg.types import Width
@@ -32,7 +39,7 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def memory(width: Width, method: MethodConfig, hparams: PPOConfig, gain: float) -> Memory:
+def memory(width: Width, method: MethodConfig, hparams: Hparams, gain: float) -> Memory:
     """The memory that a method names."""
     if method.kind == "window":
         return Window(width, method.context)
@@ -44,11 +51,11 @@ def memory(width: Width, method: MethodConfig, hparams: PPOConfig, gain: float) 
                 f"memory.cell: {method.cell}, which carries {cell.states} vectors"
             )
         hidden, features = hparams.memory_size // cell.states, hparams.features
-        return Recurrent(width, cell, hidden, features, method.context, method.decides, gain)
+        return Recurrent(width, cell, hidden, features, method.context, method.decides, gain, hparams.leak)
     return NoMemory(width)
 
 
-def critic_memory(width: Width, method: MethodConfig, hparams: PPOConfig) -> Memory:
+def critic_memory(width: Width, method: MethodConfig, hparams: Hparams) -> Memory:
     """A blind critic needs a memory of its own, unless z is part of what it observes; a sighted one needs none."""
     if method.decides:
         return NoMemory(Width(width.env, width.previous_action + hparams.memory_size))
@@ -60,14 +67,76 @@ def critic_memory(width: Width, method: MethodConfig, hparams: PPOConfig) -> Mem
 def _build(config: RunConfig, spec: Spec) -> Agent:
     method, hp, where = config.memory, config.hparams, device(config.device)
     sight = SIGHTS[method.sight]
-    widths = {key: w if hp.previous_action else Width(w.env, 0) for key, w in spec.widths.items()}
-    normalisers = {key: Normaliser(widths[key], hp.observation_clip, device=where) for key in dict.fromkeys(sight)}
+    widths = _widths(spec, sight, hp)
+    if config.algorithm != "ppo" and hp.observation_clip is not None:
+        raise ConfigError("hparams.observation_clip: must be null for sac and td3; a replay holds what was observed")
+    normalisers = {key: Normaliser(width, hp.observation_clip, device=where) for key, width in widths.items()}
+    box = Box(*(torch.as_tensor(bound, dtype=torch.float32, device=where) for bound in (spec.low, spec.high)))
     if method.kind == "random":
-        bounds = [torch.as_tensor(bound, dtype=torch.float32) for bound in (spec.low, spec.high)]
-        return Agent(UniformPolicy(NoMemory(widths["obs"]), *bounds).to(where), None, None, sight, normalisers, where)
+        return Agent(UniformPolicy(NoMemory(widths["obs"]), *box).to(where), None, None, sight, normalisers, where)
     seen = memory(widths[sight[0]], method, hp, hp.policy_gain)
-    sigma = (hp.sigma_action, hp.sigma_memory)
-    policy = Policy(seen, spec.actions, list(hp.policy_head), sigma, hp.policy_gain).to(where)
-    critic = Critic(critic_memory(widths[sight[1]], method, hp), list(hp.value_head), hp.value_gain).to(where)
-    algorithm = PPO(policy, critic, hp, sight, method.loss_on)
+    policy = _policy(seen, box, hp).to(where)
+    critic = _critic(critic_memory(widths[sight[1]], method, hp), method, hp, policy, widths[sight[1]]).to(where)
+    if isinstance(hp, PPOConfig):
+        return Agent(policy, critic, PPO(policy, critic, hp, sight, method.loss_on), sight, normalisers, where)
+    stored = {key: width.total for key, width in widths.items()}
+    slots = hp.replay // hp.num_envs * hp.num_envs
+    replay = Replay(slots, hp.num_envs, stored, 0 if seen.recalls else seen.size, len(box.low), where)
+    if isinstance(hp, SACConfig):
+        return Agent(policy, critic, SAC(policy, critic, replay, hp, sight, method.loss_on), sight, normalisers, where)
+    algorithm = TD3(policy, critic, replay, hp, sight, method.loss_on, box.half)
     return Agent(policy, critic, algorithm, sight, normalisers, where)
+
+
+class Box(NamedTuple):
+    """The action range `[A]`."""
+
+    low: Tensor
+    high: Tensor
+
+    @property
+    def half(self) -> Tensor:
+        return (self.high - self.low) / 2
+
+    @property
+    def tanh(self) -> Tanh:
+        return Tanh((self.high + self.low) / 2, self.half)
+
+
+def _widths(spec: Spec, sight: tuple[str, str], hp: Hparams) -> dict[str, Width]:
+    """Of the observations by key. Where policy and critic read the same one, they see the same of it."""
+    previous = {sight[1]: getattr(hp, "value_previous_action", hp.previous_action), sight[0]: hp.previous_action}
+    return {key: spec.widths[key] if seen else Width(spec.widths[key].env, 0) for key, seen in previous.items()}
+
+
+def _policy(memory: Memory, box: Box, hp: Hparams) -> Policy:
+    """Gaussian as it is (PPO), squashed (SAC), or a bounded mean with noise that is cut off (TD3)."""
+    actions, head, sigma = len(box.low), list(hp.policy_head), (hp.sigma_action, hp.sigma_memory)
+    if isinstance(hp, PPOConfig):
+        return Policy(memory, actions, head, sigma, hp.policy_gain)
+    if isinstance(hp, SACConfig):
+        shape = Shape(box.tanh, Tanh() if hp.squash_memory else None, hp.memory_noise)
+        return Policy(memory, actions, head, sigma, hp.policy_gain, ("state", hp.memory_sigma), shape)
+    shape = Shape(Clamp(*box), Clamp(-1.0, 1.0) if memory.bounded else None)
+    policy = Policy(memory, actions, head, sigma, hp.policy_gain, ("fixed", "fixed"), shape, box.tanh)
+    policy.log_sigma.data[:actions] += box.half.log().cpu()  # noise in units of half the action range
+    return policy
+
+
+def _critic(memory: Memory, method: MethodConfig, hp: Hparams, policy: Policy, width: Width) -> Critic:
+    """V for PPO; twin Q for SAC and TD3, S2PG's with the reference's encoders where `value_encoder` names them."""
+    head = list(hp.value_head)
+    if isinstance(hp, PPOConfig):
+        return Critic(memory, head, hp.value_gain)
+    actions, z = policy.actions, policy.memory.decided
+    encoder = list(hp.value_encoder) if method.decides else []
+    columns = encoder_columns(width, actions, z) if encoder else None
+    return Critic(memory, head, hp.value_gain, actions + z, 2, hp.value_output_gain, encoder, columns)
+
+
+def encoder_columns(width: Width, actions: int, z: int) -> list[list[slice]]:
+    """Of [s, a-, z, a, z'], what the reference's encoders read: (z, z'), (s, a, a-), (a, a-)."""
+    sizes = (width.env, width.previous_action, z, actions, z)
+    parts = [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    state, previous, now, action, then = parts
+    return [[now, then], [state, action, previous], [action, previous]]

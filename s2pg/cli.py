@@ -125,9 +125,20 @@ def _list(command: Command) -> None:
 def _bench(command: Command) -> None:
     add = command.add_argument
     add("--task", metavar="T", default="HalfCheetahV", help="default: HalfCheetahV")
-    add("--methods", metavar="M", nargs="+", help="default: all that learn")
+    add("--methods", metavar="M", nargs="+", help="default: those of the paper's experiment")
+    add("--algorithm", choices=["ppo", "sac", "td3"], default="ppo", help="default: ppo")
+    sights = (
+        "who reads what; privileged: the critic sees all, bodies are drawn (default: blind for ppo, else privileged)"
+    )
+    add("--sight", choices=["blind", "privileged"], help=sights)
     add("--profile", metavar="P", default="reference", help="hyperparameters (default: reference)")
-    add("--updates", metavar="K", type=count, default=5, help="updates timed per method, after a warm-up (default: 5)")
+    add(
+        "--updates",
+        metavar="K",
+        type=count,
+        default=5,
+        help="rounds timed, of an update, or of 50 of sac and td3 (default: 5)",
+    )
     add("--json", metavar="FILE", help="write every timing, with provenance")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from s2pg.memory import Memory
-from s2pg.nets import mlp
+from s2pg.nets import Encoders, mlp
 from s2pg.types import View
 
 
@@ -22,15 +22,32 @@ class Critic(nn.Module):
         gain: Xavier gain factor of the head.
         decision: D if the critic values decisions (Q), 0 if it values views (V).
         ensemble: E.
+        output_gain: Xavier gain of the last layer, `gain` if left out.
+        encoder: hidden and output widths of encoders for groups of the inputs (features, then the decision).
+        columns: slices of the inputs that each encoder reads.
     """
 
     def __init__(
-        self, memory: Memory, head: list[int], gain: float = 1.0, decision: int = 0, ensemble: int = 1
+        self,
+        memory: Memory,
+        head: list[int],
+        gain: float = 1.0,
+        decision: int = 0,
+        ensemble: int = 1,
+        output_gain: float | None = None,
+        encoder: list[int] | None = None,
+        columns: list[list[slice]] | None = None,
     ) -> None:
         super().__init__()
         self.memory = memory
-        sizes = [memory.features + decision, *head, 1]
-        self.heads = nn.ModuleList(mlp(sizes, gain) for _ in range(ensemble))
+        last = gain if output_gain is None else output_gain
+
+        def one() -> nn.Module:
+            if encoder and columns:
+                return Encoders(columns, encoder, head, gain, last)
+            return mlp([memory.features + decision, *head, 1], gain, last)
+
+        self.heads = nn.ModuleList(one() for _ in range(ensemble))
 
     def forward(self, view: View, u: Tensor | None = None) -> Tensor:
         """`View [*, L, ...], u [*, D] -> [E, *]`, or `[E, n]` at the view's kept steps."""

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to 1 GiB: fetching it from the system anew costs BPTT a quarter of its time.
+
+    Has no effect on other C libraries.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 32 << 20)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -30,10 +43,12 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
         flat = gradient.flatten(0, -2)
-        return product(gradient.contiguous(), weight.t()), product(flat.t(), x.flatten(0, -2).t()), flat.sum(0)
+        d_x = product(gradient.contiguous(), weight.t()) if for_x else None
+        d_weight = product(flat.t(), x.flatten(0, -2).t()) if for_weight else None
+        return d_x, d_weight, flat.sum(0) if for_bias else None
 
 
 class GRU(torch.autograd.Function):

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from s2pg.nets import Cell, Embedding
+from s2pg.nets import Cell, Embedding, Leaky
 from s2pg.types import Width
 
 
@@ -31,6 +31,8 @@ class Memory(nn.Module):
     decided: int = 0  # Zd, how many of them the policy decides on
     context: int | None = 1  # L, steps that learning unrolls; None: whole episodes
     features: int  # X
+    recalls: bool = False  # does a whole context say all that the memory before it could
+    bounded: bool = True  # does the memory stay in [-1, 1]
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,6 +53,8 @@ class Memory(nn.Module):
 class NoMemory(Memory):
     """Features are the observation itself."""
 
+    recalls = True
+
     def __init__(self, width: Width) -> None:
         super().__init__()
         self.features = width.total
@@ -62,6 +66,8 @@ class NoMemory(Memory):
 
 class Window(Memory):
     """The last `length` observations, oldest first, zeros where the episode is younger; z holds all but the newest."""
+
+    recalls, bounded = True, False
 
     def __init__(self, width: Width, length: int) -> None:
         super().__init__()
@@ -90,6 +96,7 @@ class Recurrent(Memory):
         context: steps that learning unrolls, None for whole episodes. 1 with `decides`.
         decides: True makes z' a decision (S2PG), False a deterministic function of the past (BPTT).
         gain: Xavier gain factor of the embeddings.
+        leak: rate at which the state moves to what the cell says, z' = (1 - leak) z + leak h.
     """
 
     def __init__(
@@ -101,11 +108,14 @@ class Recurrent(Memory):
         context: int | None = 1,
         decides: bool = False,
         gain: float = 1.0,
+        leak: float = 1.0,
     ) -> None:
         super().__init__()
         self.embed = Embedding(width, features, gain)
         self.cell = cell(self.embed.outputs, hidden)
-        self.size = self.cell.size
+        if leak != 1.0:
+            self.cell = Leaky(self.cell, leak)
+        self.size, self.bounded = self.cell.size, self.cell.bounded
         self.decided = self.size if decides else 0
         self.context = context
         self.features = features + hidden

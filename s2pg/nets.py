@@ -12,20 +12,60 @@ from s2pg import kernels
 from s2pg.types import Width
 
 
+class Linear(nn.Linear):
+    """`nn.Linear`, large products through `kernels.Linear`: where many rows meet wide layers it takes most of the time.
+
+    From two million multiplications on, a gradient in Python costs less than it saves (measured on two layers at a
+    time, 32 to 256 rows, one thread).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.shape[:-1].numel() * self.weight.numel() >= 2_000_000:
+            return kernels.Linear.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
 def linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
     """A linear layer, Xavier-uniform weights scaled by `gain`, biases as torch draws them (as the reference)."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     if inputs and outputs:
         nn.init.xavier_uniform_(layer.weight, gain=gain)
     return layer
 
 
-def mlp(sizes: list[int], gain: float = 1.0) -> nn.Sequential:
-    """ReLU network over `sizes` = [input, hidden ..., output]; Xavier gains sqrt(2)*gain, in the last layer 1*gain."""
+def mlp(sizes: list[int], gain: float = 1.0, output_gain: float | None = None) -> nn.Sequential:
+    """ReLU network over `sizes` = [input, hidden ..., output]; Xavier gains sqrt(2)*gain, in the last layer 1*gain.
+
+    `output_gain` replaces the gain of the last layer.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes[:-2], sizes[1:-1], strict=True):
         layers += [linear(inputs, outputs, math.sqrt(2) * gain), nn.ReLU()]
-    return nn.Sequential(*layers, linear(sizes[-2], sizes[-1], gain))
+    return nn.Sequential(*layers, linear(sizes[-2], sizes[-1], gain if output_gain is None else output_gain))
+
+
+class Encoders(nn.Module):
+    """The reference's critic of S2PG: an encoder for each group of inputs, their sum, and a head, `[*, X] -> [*, 1]`.
+
+    Args:
+        columns: slices of the inputs that each encoder reads; groups may overlap.
+        encoder: hidden and output widths of every encoder.
+        head: hidden widths after the sum.
+    """
+
+    def __init__(
+        self, columns: list[list[slice]], encoder: list[int], head: list[int], gain: float, output_gain: float
+    ) -> None:
+        super().__init__()
+        self.columns = columns
+        widths = [sum(part.stop - part.start for part in group) for group in columns]
+        self.encoders = nn.ModuleList(mlp([width, *encoder], gain) for width in widths)
+        self.head = mlp([encoder[-1], *head, 1], gain, output_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = (torch.cat([x[..., part] for part in group], -1) for group in self.columns)
+        parts = [encode(group) for encode, group in zip(self.encoders, groups, strict=True)]
+        return self.head(torch.relu(sum(parts[1:], parts[0])))
 
 
 class Embedding(nn.Module):
@@ -53,16 +93,6 @@ class Embedding(nn.Module):
         return torch.relu(self.bypass(obs[..., : self.width.env]))
 
 
-def tall(x: Tensor, layer: nn.Linear) -> Tensor:
-    """`layer(x)` for many rows at once: on a CPU the matrix products of whole sequences take most of BPTT's time."""
-    return kernels.Linear.apply(x, layer.weight, layer.bias) if _many(x) else layer(x)
-
-
-def _many(x: Tensor) -> bool:
-    """Rows enough to be worth a gradient in Python; the limit was not tuned."""
-    return x.device.type == "cpu" and x.shape[:-1].numel() >= 256
-
-
 class Cell(nn.Module):
     """A recurrent cell: `project` turns inputs into gate inputs for all steps at once, `step` moves the state by one.
 
@@ -71,12 +101,13 @@ class Cell(nn.Module):
 
     gates: int
     states: int
+    bounded: bool = True  # does the state stay in [-1, 1]
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
         self.hidden = hidden
         self.size = self.states * hidden
-        self.input = nn.Linear(inputs, self.gates * hidden)
+        self.input = Linear(inputs, self.gates * hidden)
         self.recurrent = nn.Linear(hidden, self.gates * hidden)
         bound = 1 / math.sqrt(hidden) if hidden else 0.0
         for parameter in self.parameters():
@@ -84,7 +115,7 @@ class Cell(nn.Module):
 
     def project(self, e: Tensor) -> Tensor:
         """`[*, inputs] -> [*, gates * hidden]`."""
-        return tall(e, self.input)
+        return self.input(e)
 
     def step(self, g: Tensor, z: Tensor) -> Tensor:
         """`(g [*, gates * hidden], z [*, Z]) -> z' [*, Z]`."""
@@ -118,7 +149,7 @@ class GRU(Cell):
 
     def unroll(self, g: Tensor, start: Tensor, z: Tensor) -> Sequence[Tensor]:
         """As every cell's; `kernels.GRU` has the derivative of the loop over `step` written out."""
-        if _many(g) and g.dim() == 3:
+        if g.device.type == "cpu" and g.dim() == 3 and g.shape[:-1].numel() >= 256:
             return kernels.GRU.apply(g, start, z, self.recurrent.weight, self.recurrent.bias)
         return super().unroll(g, start, z)
 
@@ -127,6 +158,7 @@ class LSTM(Cell):
     """Hochreiter & Schmidhuber 1997, torch's gate order (input, forget, cell, output); the state is (h, c)."""
 
     gates, states = 4, 2
+    bounded = False
 
     def step(self, g: Tensor, z: Tensor) -> Tensor:
         h, c = z.chunk(2, -1)
@@ -144,4 +176,38 @@ class RNN(Cell):
         return torch.tanh(g + self.recurrent(z))
 
 
-CELLS: dict[str, type[Cell]] = {"gru": GRU, "lstm": LSTM, "rnn": RNN}
+class Diagonal(Cell):
+    """A real linear recurrence, unit by unit: z' = lambda z + sqrt(1 - lambda^2) g, lambda = exp(-exp(nu)).
+
+    After the LRU of Orvieto et al. 2023, whose lambda is complex. lambda begins uniform in [0.5, 0.99].
+    """
+
+    gates, states = 1, 1
+    bounded = False
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden)
+        del self.recurrent
+        self.nu = nn.Parameter(torch.empty(hidden).uniform_(0.5, 0.99).log().neg().log())
+
+    def step(self, g: Tensor, z: Tensor) -> Tensor:
+        decay = (-self.nu.exp()).exp()
+        return decay * z + (1 - decay.square()).sqrt() * g
+
+
+class Leaky(Cell):
+    """Another cell's state with a leak, z' = (1 - rate) z + rate * cell(g, z)."""
+
+    def __init__(self, cell: Cell, rate: float) -> None:
+        nn.Module.__init__(self)
+        self.cell, self.rate = cell, rate
+        self.hidden, self.size, self.bounded = cell.hidden, cell.size, cell.bounded
+
+    def project(self, e: Tensor) -> Tensor:
+        return self.cell.project(e)
+
+    def step(self, g: Tensor, z: Tensor) -> Tensor:
+        return torch.lerp(z, self.cell.step(g, z), self.rate)
+
+
+CELLS: dict[str, type[Cell]] = {"gru": GRU, "lstm": LSTM, "rnn": RNN, "diagonal": Diagonal}

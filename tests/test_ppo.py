@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from envs.augmented import AugmentedMDP
 from envs.diagnostics import LinearSystem
-from s2pg.algorithms.ppo import PPO, Batch, Diverged, Terms, advantages, diagnostics, surrogate
-from s2pg.config import ConfigError, RunConfig, methods
+from s2pg.algorithms.finite import Diverged
+from s2pg.algorithms.ppo import PPO, Batch, Terms, advantages, diagnostics, surrogate
+from s2pg.config import ConfigError, RunConfig, load_experiment, methods
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
 from s2pg.data.rollout import Collector, Rollout, Stopwatch
@@ -127,7 +128,7 @@ def _log_density(policy: Policy, batch: Batch) -> Tensor:
 
 # --- the first pass --------------------------------------------------------------------------------------------------
 
-LEARNING = [name for name, method in methods().items() if method.kind != "random"]
+LEARNING = [name for name in load_experiment("ppo_small").methods if name != "random"]
 VARIANTS = {
     **{name: tiny(name) for name in LEARNING},
     "s2pg privileged": replace(tiny("s2pg"), memory=replace(methods()["s2pg"], sight="privileged")),

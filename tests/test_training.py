@@ -384,7 +384,7 @@ def test_evaluation_does_not_touch_training(reference: Path, tmp_path: Path) -> 
     """More episodes of it: the same weights bit for bit."""
     train_here(replace(tiny(), eval_episodes=5), tmp_path)
     one, two = learned(reference), learned(tmp_path)
-    for name in ("policy", "critic", "optimiser", "normalisers"):
+    for name in ("policy", "critic", "algorithm", "normalisers"):
         assert same_bits(one[name], two[name]), name
     assert len(two["episodes"]) == 4 * 2 * 5
 

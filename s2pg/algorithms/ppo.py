@@ -11,16 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from s2pg.algorithms.finite import finite
 from s2pg.config import PPOConfig
 from s2pg.critic import Critic
 from s2pg.data.rollout import Rollout
 from s2pg.data.sequences import Sequences, cut, shuffled
 from s2pg.policy import Decision, Policy
 from s2pg.types import GROUPS, View
-
-
-class Diverged(RuntimeError):
-    """A loss or a standard deviation is no longer finite; the message names it."""
 
 
 def advantages(
@@ -131,7 +128,7 @@ class PPO:
                     logs.append(diagnostics(terms, acted._replace(mean=part.mean), self.hparams.clip) | norms)
         metrics |= {key: torch.stack([log[key] for log in logs]).mean().item() for key in logs[0]}
         metrics["data/padding"] = sequences.padding
-        return self._finite(metrics)
+        return finite(metrics)
 
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Values, advantages and log-probabilities of the policy that acted."""
@@ -188,11 +185,13 @@ class PPO:
         self.optimiser.step()
         return norms
 
-    def _finite(self, metrics: dict[str, float]) -> dict[str, float]:
-        for name, value in metrics.items():
-            if not torch.isfinite(torch.tensor(value)):
-                raise Diverged(f"{name} is {value}")
-        return metrics
+    def state_dict(self) -> dict:
+        """What learning changes, beside the networks of the agent."""
+        return self.optimiser.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        self.optimiser.load_state_dict(state)
 
 
 class Terms(NamedTuple):

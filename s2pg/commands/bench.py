@@ -17,11 +17,15 @@ import torch
 from s2pg.build import build
 from s2pg.commands import show
 from s2pg.commands.runs import spec
-from s2pg.config import ConfigError, RunConfig, hparams, methods
+from s2pg.config import ConfigError, RunConfig, hparams, load_experiment, methods
 from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.kernels import keep_freed_memory
 from s2pg.training import checkpoint, worlds
 from s2pg.training.provenance import provenance
 
+PAPERS = {"ppo": "ppo_pomdp", "sac": "sac_privileged", "td3": "td3_privileged"}
+WARMUP = 300  # steps before SAC and TD3 learn
+BLOCK = 50  # their updates per round
 ACTIVITIES = ("environment", "acting", "learning")
 Seconds = dict[str, float]  # per environment step, by activity
 
@@ -29,10 +33,12 @@ Seconds = dict[str, float]  # per environment step, by activity
 def run(args: Namespace) -> int:
     """Time, print a table, write JSON."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     if args.json:  # fails now rather than after the measurements
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(args.methods or learning_methods()))
-    lanes = {name: Lane(configuration(args.task, name, args.profile)) for name in names}
+    names = list(dict.fromkeys(args.methods or experiment_methods(args.algorithm)))
+    wanted = (args.profile, args.algorithm, args.sight)
+    lanes = {name: Lane(configuration(args.task, name, *wanted)) for name in names}
     rounds: list[dict[str, Seconds]] = []
     for index in range(args.updates + 1):  # the first one warms up
         timed = {}
@@ -43,12 +49,18 @@ def run(args: Namespace) -> int:
     show.progress("")
     results = {name: summary([timed[name] for timed in rounds[1:]]) for name in names}
     rounds_text = "one update" if args.updates == 1 else f"the median of {args.updates} updates"
-    print(f"{args.task}, profile {args.profile}, one thread, {rounds_text} per method\n")
+    print(f"{args.algorithm} on {args.task}, profile {args.profile}, one thread, {rounds_text} per method\n")
     print(report(results))
     if busy := show.busy():
         print(busy, file=sys.stderr)
     if args.json:
-        about = {"task": args.task, "profile": args.profile, "updates": args.updates, "threads": 1}
+        about = {
+            "algorithm": args.algorithm,
+            "task": args.task,
+            "profile": args.profile,
+            "updates": args.updates,
+            "threads": 1,
+        }
         about["load_average"] = os.getloadavg()[0]
         configs = {name: lane.config.to_dict() for name, lane in lanes.items()}
         content = {"benchmark": about, "methods": results, "configs": configs, "provenance": provenance()}
@@ -56,55 +68,75 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def learning_methods() -> list[str]:
-    """All methods but the random anchor."""
-    return [name for name, method in methods().items() if method.kind != "random"]
+def learning_methods(algorithm: str) -> list[str]:
+    """All methods that the algorithm can learn with."""
+    known = {name: method for name, method in methods().items() if method.kind != "random"}
+    return [name for name, method in known.items() if algorithm == "ppo" or method.context is not None]
 
 
-def configuration(task: str, method: str, profile: str) -> RunConfig:
-    """A run outside of every experiment: the profile's hyperparameters as they are, on the CPU."""
-    if method not in learning_methods():
-        raise ConfigError(f"methods: {method!r} cannot be timed; allowed: {', '.join(learning_methods())}")
+def experiment_methods(algorithm: str) -> list[str]:
+    """Those of the paper's experiment with this algorithm."""
+    allowed = learning_methods(algorithm)
+    return [name for name in load_experiment(PAPERS[algorithm]).methods if name in allowed]
+
+
+def configuration(task: str, method: str, profile: str, algorithm: str = "ppo", sight: str | None = None) -> RunConfig:
+    """A run outside of every experiment: the profile's hyperparameters, on the CPU; SAC and TD3 learn at once.
+
+    Left out, `sight` is blind for PPO and privileged otherwise, with randomised bodies, as in the paper's experiments.
+    """
+    allowed = learning_methods(algorithm)
+    if method not in allowed:
+        raise ConfigError(f"methods: {method!r} cannot be timed with {algorithm}; allowed: {', '.join(allowed)}")
     known = methods()[method]
-    values = hparams("ppo", profile, method, task)
+    values = hparams(algorithm, profile, method, task)
+    values |= {key: WARMUP for key in ("warmup", "warmup_policy") if key in values}
+    sight = sight or ("blind" if algorithm == "ppo" else "privileged")
     raw = {
         "experiment": "bench",
         "scale": "demo",
         "task": task,
         "method": method,
         "seed": 0,
-        "algorithm": "ppo",
+        "algorithm": algorithm,
         "profile": profile,
         "device": "cpu",
         "epochs": 1,
         "steps_per_epoch": values["rollout"],
         "eval_episodes": 1,
-        "memory": vars(known).copy(),
+        "memory": vars(known) | ({"sight": sight} if known.sight == "blind" else {}),
         "hparams": values,
-        "task_options": {},
+        "task_options": {"bodies": "consistent", "hidden": "privileged"} if sight == "privileged" else {},
     }
     return RunConfig.from_dict(raw, "bench")
 
 
 class Lane:
-    """One method's agent and environments, ready for the next update."""
+    """One method's agent and environments, ready for the next update (SAC, TD3: `BLOCK` of them)."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config, self.hp = config, config.hparams
-        agent = build(config, spec(config.task, {}))
+        agent = build(config, spec(config.task, config.task_options))
         self.algorithm = agent.algorithm
-        envs = worlds.make_vector(config.task, {}, self.hp.num_envs)
+        envs = worlds.make_vector(config.task, config.task_options, self.hp.num_envs)
         self.collector = Collector(envs, agent.policy, agent.critic, agent.sight, agent.normalisers, agent.device)
         self.collector.reset(0)
         self.generator = torch.Generator().manual_seed(0)
+        self.block = 1 if config.algorithm == "ppo" else BLOCK
+        for _ in range(getattr(self.hp, "warmup", 0)):
+            self._once(Stopwatch())
 
     def update(self) -> Seconds:
-        """Collect one rollout and learn from it, as training does."""
+        """Collect one rollout and learn from it, as training does, as often as a round asks for."""
         watch = Stopwatch()
+        for _ in range(self.block):
+            self._once(watch)
+        return {activity: watch.seconds[activity] / (self.block * self.hp.rollout) for activity in ACTIVITIES}
+
+    def _once(self, watch: Stopwatch) -> None:
         rollout = self.collector.collect(self.hp.rollout // self.hp.num_envs, self.generator, watch)
         self.algorithm.update(rollout, self.generator)
         watch.lap("learning")
-        return {activity: watch.seconds[activity] / self.hp.rollout for activity in ACTIVITIES}
 
 
 def summary(rounds: list[Seconds]) -> dict:

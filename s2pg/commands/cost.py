@@ -11,14 +11,14 @@ import time
 from argparse import Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from s2pg.build import build
 from s2pg.commands import show
 from s2pg.commands.measure import Measured, measured
-from s2pg.config import Experiment, RunConfig, load_experiment, resolve
+from s2pg.config import Experiment, PPOConfig, RunConfig, load_experiment, resolve
 from s2pg.training import checkpoint, loop, worlds
 from s2pg.training.checkpoint import RunError
 from s2pg.training.provenance import provenance
@@ -111,11 +111,16 @@ def finished(config: RunConfig, results: Path) -> list[Path]:
 
 
 def trial_of(config: RunConfig) -> RunConfig:
-    """The same run, but two epochs of one short rollout each; minibatches and passes stay, so do times per step."""
+    """The same run, but two short epochs; batches stay, so do times per step, and SAC and TD3 learn in the second."""
     hp = config.hparams
-    steps = min(hp.rollout, max(256, 2 * hp.minibatch))
-    steps -= steps % hp.num_envs
-    hp = dataclasses.replace(hp, rollout=steps)
+    if isinstance(hp, PPOConfig):
+        steps = min(hp.rollout, max(256, 2 * hp.minibatch))
+        steps -= steps % hp.num_envs
+        hp = dataclasses.replace(hp, rollout=steps)
+    else:
+        steps = 100 * hp.rollout
+        waits: dict[str, Any] = {key: steps for key in ("warmup", "warmup_policy") if hasattr(hp, key)}
+        hp = dataclasses.replace(hp, **waits)
     return dataclasses.replace(config, epochs=2, steps_per_epoch=steps, hparams=hp)
 
 

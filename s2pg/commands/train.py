@@ -10,12 +10,14 @@ import torch
 from s2pg.build import build
 from s2pg.commands.runs import spec
 from s2pg.config import ConfigError, RunConfig, parse_overrides, resolve
+from s2pg.kernels import keep_freed_memory
 from s2pg.training import loop
 
 
 def run(args: Namespace) -> int:
     """Train; 0 also for a run that diverged, which is a result and not a mistake."""
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     config = configuration(args)
     out = Path(args.out or Path("results", config.id.folder))
     done = loop.train(config, build, out, progress=not args.quiet)

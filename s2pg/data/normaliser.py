@@ -16,26 +16,32 @@ class Normaliser:
 
     Args:
         width: of the observation.
-        clip: normalised values are clipped to +-clip.
+        clip: normalised values are clipped to +-clip; None leaves observations as they are.
     """
 
-    def __init__(self, width: Width, clip: float, device: torch.device | str = "cpu") -> None:
+    def __init__(self, width: Width, clip: float | None, device: torch.device | str = "cpu") -> None:
         self.width = width
         self.count = 0.0
         self.mean = torch.zeros(width.env, dtype=torch.float64)
         self.var = torch.ones(width.env, dtype=torch.float64)
+        self.identity = clip is None
         limit = torch.full((width.total,), float("inf"), device=device)
-        limit[: width.env] = clip
+        if clip is not None:
+            limit[: width.env] = clip
         self._limit = limit
         self._refresh()
 
     def __call__(self, obs: Tensor) -> Tensor:
         """`[*, O or more] -> [*, O]`; columns beyond the width (a previous action that nobody reads) are cut off."""
         obs = obs[..., : self.width.total]
+        if self.identity:
+            return obs
         return torch.clamp((obs - self._shift) * self._scale, -self._limit, self._limit)
 
     def update(self, obs: Tensor) -> None:
         """Merge the raw observations `[*, O]` into the statistics."""
+        if self.identity:
+            return
         batch = obs[..., : self.width.env].reshape(-1, self.width.env).double().cpu()
         n, total = batch.shape[0], self.count + batch.shape[0]
         delta = batch.mean(0) - self.mean

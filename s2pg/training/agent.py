@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from s2pg.algorithms.offpolicy import OffPolicy
 from s2pg.algorithms.ppo import PPO
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
@@ -18,7 +19,7 @@ class Agent:
 
     policy: Any  # Policy, UniformPolicy, or what acts like one
     critic: Critic | None
-    algorithm: PPO | None
+    algorithm: PPO | OffPolicy | None
     sight: tuple[str, str]  # observation keys that (policy, critic) read
     normalisers: dict[str, Normaliser]
     device: torch.device
@@ -30,7 +31,7 @@ class Agent:
         return {
             "policy": self.policy.state_dict(),
             "critic": self.critic.state_dict(),
-            "optimiser": self.algorithm.optimiser.state_dict(),
+            "algorithm": self.algorithm.state_dict(),
             "normalisers": {key: norm.state_dict() for key, norm in self.normalisers.items()},
         }
 
@@ -40,6 +41,6 @@ class Agent:
             return
         self.policy.load_state_dict(state["policy"])
         self.critic.load_state_dict(state["critic"])
-        self.algorithm.optimiser.load_state_dict(state["optimiser"])
+        self.algorithm.load_state_dict(state["algorithm"])
         for key, norm in self.normalisers.items():
             norm.load_state_dict(state["normalisers"][key])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from s2pg.algorithms.ppo import Diverged
+from s2pg.algorithms.finite import Diverged
 from s2pg.config import RunConfig
 from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.training import checkpoint, worlds
@@ -142,7 +142,8 @@ class Run:
             logs.append(self.agent.algorithm.update(rollout, generator))
             watch.lap("learning")
             bar.update(hp.rollout)
-        metrics = {key: float(np.mean([log[key] for log in logs])) for key in logs[0]}
+        keys = dict.fromkeys(key for log in logs for key in log)
+        metrics = {key: float(np.mean([log[key] for log in logs if key in log])) for key in keys}
         return metrics | self._training_episodes()
 
     def _training_episodes(self) -> dict[str, float]:

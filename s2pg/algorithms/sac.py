@@ -1,0 +1,117 @@
+"""Soft actor-critic (Haarnoja et al. 2018), once for every memory, with a temperature per group (action, memory).
+
+    Q(x, u)       <-  r + gamma (1 - terminated) [ min_e Q'_e(x', u') - sum_g w_g alpha_g log pi_g(u'|x') ]
+    pi            <-  min E[ sum_g alpha_g log pi_g(u|x) - min_e Q_e(x, u) ]      u = (a, z') reparameterised
+    log alpha_g   <-  min E[ -log alpha_g (log pi_g + H_g) ]
+
+S2PG is this file on the augmented MDP; w is `backup`, (1, 0) in the reference: z' earns no entropy in the target.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from s2pg.algorithms.offpolicy import OffPolicy, Transitions, frozen
+from s2pg.config import SACConfig
+from s2pg.critic import Critic
+from s2pg.data.replay import Replay
+from s2pg.policy import Policy
+from s2pg.types import GROUPS
+
+
+def soft_target(
+    reward: Tensor, terminated: Tensor, q: Tensor, log_prob: Tensor, alpha: Tensor, backup: Tensor, gamma: float
+) -> Tensor:
+    """r + gamma (1 - terminated) (min_e q - sum_g backup_g alpha_g log_prob_g), `[n]`; q `[E, n]`."""
+    return reward + gamma * ~terminated * (q.min(0).values - log_prob @ (backup * alpha))
+
+
+def policy_loss(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+    """E[ sum_g alpha_g log_prob_g - min_e q ]; q `[E, n]`, log_prob `[n, G]`, alpha `[G]`."""
+    return (log_prob @ alpha - q.min(0).values).mean()
+
+
+def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: Tensor) -> Tensor:
+    """Lowers alpha_g where the entropy of group g is above its target; all `[*, G]`."""
+    return -(log_alpha * (log_prob + target_entropy).detach()).sum(-1).mean()
+
+
+class SAC(OffPolicy):
+    """The losses above, with `hparams` of `SACConfig`; arguments as `OffPolicy`."""
+
+    hparams: SACConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        critic: Critic,
+        replay: Replay,
+        hparams: SACConfig,
+        sight: tuple[str, str],
+        loss_on: str = "last",
+    ) -> None:
+        super().__init__(policy, critic, replay, hparams, sight, loss_on)
+        hp, device = hparams, replay.device
+        self.log_alpha = [
+            nn.Parameter(torch.tensor(math.log(one), device=device)) for one in (hp.temperature, hp.temperature_memory)
+        ]
+        self.backup = torch.tensor(hp.backup, device=device)
+        sizes = (policy.actions, policy.memory.decided)
+        per_dimension = (hp.target_entropy, hp.target_entropy_memory)
+        self.target_entropy = torch.tensor([a * b for a, b in zip(sizes, per_dimension, strict=True)], device=device)
+        rates = zip(self.log_alpha, (hp.lr_temperature, hp.lr_temperature_memory), strict=True)
+        groups = [{"params": [p], "lr": lr} for p, lr in rates]
+        self.optimisers["temperature"] = torch.optim.Adam(groups)
+
+    @property
+    def alpha(self) -> Tensor:
+        """Temperatures `[G]`."""
+        return torch.stack([one.detach() for one in self.log_alpha]).exp()
+
+    def learn(self, batch: Transitions, generator: torch.Generator) -> dict[str, Tensor]:
+        """One gradient step of the critic and, after `warmup_policy`, of policy and temperatures."""
+        decision = self.policy(batch.view)
+        u, log_prob = decision.rsample_with_log_prob(generator)
+        target = self.target(batch, decision.carry.detach(), generator)
+        features = self.critic.memory.read(*batch.critic_view)[0]
+        q = self.critic.values(features, batch.u)
+        value_loss = (q - target).square().mean(-1).sum()
+        self.descend("value", value_loss)
+        logs = {"loss/value": value_loss, "value/mean": q.mean()}
+        if self.steps > self.hparams.warmup_policy:
+            logs |= self._improve(features.detach(), u, log_prob)
+        if self.hparams.refresh and self.policy.memory.decided:
+            self.replay.relabel(batch.rows, u.detach()[:, self.policy.actions :])
+        self.target_critic.follow()
+        return logs
+
+    @torch.no_grad()
+    def target(self, batch: Transitions, carry: Tensor, generator: torch.Generator) -> Tensor:
+        """What Q should be at the batch's decisions, `[n]`."""
+        u, log_prob = self.policy(batch.successor(self.policy, carry)).rsample_with_log_prob(generator)
+        q = self.target_critic.module(batch.next_critic_view, u)
+        return soft_target(batch.reward, batch.terminated, q, log_prob, self.alpha, self.backup, self.hparams.gamma)
+
+    def _improve(self, features: Tensor, u: Tensor, log_prob: Tensor) -> dict[str, Tensor]:
+        with frozen(self.critic):
+            loss = policy_loss(self.critic.values(features, u), log_prob, self.alpha)
+        self.descend("policy", loss)
+        self.descend("temperature", temperature_loss(torch.stack(self.log_alpha), log_prob, self.target_entropy))
+        logs, entropy, alpha = {"loss/policy": loss}, -log_prob.detach().mean(0), self.alpha
+        for index, group in enumerate(GROUPS):
+            if index == 0 or self.policy.memory.decided:
+                logs |= {f"policy/entropy/{group}": entropy[index], f"policy/temperature/{group}": alpha[index]}
+        return logs
+
+    def state_dict(self) -> dict:
+        """As `OffPolicy.state_dict`, and the temperatures."""
+        return super().state_dict() | {"log_alpha": [one.detach() for one in self.log_alpha]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        for parameter, value in zip(self.log_alpha, state["log_alpha"], strict=True):
+            parameter.data.copy_(value)
