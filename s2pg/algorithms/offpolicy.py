@@ -192,14 +192,14 @@ class OffPolicy:
         loss.backward()
         self.optimisers[name].step()
 
-    def state_dict(self) -> dict:
-        """What learning changes, beside the networks of the agent; it includes the replay."""
-        return {
+    def state_dict(self, resumable: bool = True) -> dict:
+        """What learning changes, beside the networks of the agent; the replay only if learning is to go on."""
+        state = {
             "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
             "targets": {name: one.module.state_dict() for name, one in self.targets.items()},
-            "replay": self.replay.state_dict(),
             "counts": (self.steps, self.learned),
         }
+        return state | ({"replay": self.replay.state_dict()} if resumable else {})
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
@@ -207,5 +207,6 @@ class OffPolicy:
             one.load_state_dict(state["optimisers"][name])
         for name, one in self.targets.items():
             one.module.load_state_dict(state["targets"][name])
-        self.replay.load_state_dict(state["replay"])
+        if "replay" in state:
+            self.replay.load_state_dict(state["replay"])
         self.steps, self.learned = state["counts"]

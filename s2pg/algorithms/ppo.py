@@ -185,8 +185,8 @@ class PPO:
         self.optimiser.step()
         return norms
 
-    def state_dict(self) -> dict:
-        """What learning changes, beside the networks of the agent."""
+    def state_dict(self, resumable: bool = True) -> dict:
+        """What learning changes, beside the networks of the agent; the same whether or not learning is to go on."""
         return self.optimiser.state_dict()
 
     def load_state_dict(self, state: dict) -> None:

@@ -106,9 +106,9 @@ class SAC(OffPolicy):
                 logs |= {f"policy/entropy/{group}": entropy[index], f"policy/temperature/{group}": alpha[index]}
         return logs
 
-    def state_dict(self) -> dict:
+    def state_dict(self, resumable: bool = True) -> dict:
         """As `OffPolicy.state_dict`, and the temperatures."""
-        return super().state_dict() | {"log_alpha": [one.detach() for one in self.log_alpha]}
+        return super().state_dict(resumable) | {"log_alpha": [one.detach() for one in self.log_alpha]}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""

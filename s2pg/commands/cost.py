@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from s2pg.algorithms.offpolicy import OffPolicy
 from s2pg.build import build
 from s2pg.commands import show
 from s2pg.commands.measure import Measured, measured
@@ -36,7 +37,13 @@ class Need(NamedTuple):
     training: float  # seconds per run
     evaluation: float
     disk: float  # bytes per run
+    replay: float  # bytes, part of the memory and, until the run has ended, of the disk
     source: str
+
+    @property
+    def memory_mb(self) -> float:
+        """The largest resident memory, with a replay as full as the run makes it."""
+        return self.found.memory_mb + self.replay / 1e6
 
     def seconds(self, start: float) -> float:
         """Of one run, with the time that Python takes to start."""
@@ -89,8 +96,20 @@ def need(config: RunConfig, runs: int, results: Path) -> Need:
         training=found.training * epochs * config.steps_per_epoch,
         evaluation=found.evaluation * steps,
         disk=found.fixed_bytes + found.epoch_bytes * epochs + 2 * found.row_bytes * rows,  # checkpoint and Parquet
+        replay=replay_bytes(config),
         source=source,
     )
+
+
+def replay_bytes(config: RunConfig) -> float:
+    """Of the slots that the run fills; 0 for PPO."""
+    if isinstance(config.hparams, PPOConfig) or config.memory.kind == "random":
+        return 0.0
+    algorithm = build(config, worlds.spec(config.task, config.task_options)).algorithm
+    assert isinstance(algorithm, OffPolicy)
+    replay = algorithm.replay
+    slots = replay.slots * replay.streams
+    return replay.nbytes * min(1.0, config.epochs * config.steps_per_epoch / slots)
 
 
 def finished(config: RunConfig, results: Path) -> list[Path]:
@@ -144,7 +163,7 @@ def totals(needs: list[Need], start: float, cores: int, experiment: Experiment) 
     each = [need.seconds(start) for need in needs for _ in range(need.runs)]
     width = experiment.resources["cores"]
     together = max(1, cores // width)
-    memory = max(need.found.memory_mb for need in needs)
+    memory = max(need.memory_mb for need in needs)
     return {
         "core_seconds": width * sum(each),
         "training_seconds": sum(need.training * need.runs for need in needs),
@@ -154,6 +173,7 @@ def totals(needs: list[Need], start: float, cores: int, experiment: Experiment) 
         "wall_seconds": makespan(each, together),
         "memory_mb_per_run": memory,
         "memory_mb": memory * min(together, len(each)),
+        "replay_mb_per_run": max(need.replay for need in needs) / 1e6,
         "disk_bytes": sum(need.disk * need.runs for need in needs),
     }
 
@@ -177,6 +197,16 @@ def report(needs: list[Need], start: float) -> str:
     return show.table(rows, headers, ["task", "method", "source"])
 
 
+def replay_lines(total: dict[str, float]) -> list[str]:
+    """What the replays of SAC and TD3 add."""
+    if not (mb := total["replay_mb_per_run"]):
+        return []
+    return [
+        f"replay: up to {mb:,.0f} MB of that memory per run; a checkpoint holds it too until its run has ended "
+        f"(twice while one is written)"
+    ]
+
+
 def conclusion(total: dict[str, float], experiment: Experiment, scale: str, cores: int) -> str:
     """The sums in words, and what they leave out."""
     hours = {key: total[f"{key}_seconds"] / 3600 for key in ("core", "training", "evaluation", "starting")}
@@ -188,6 +218,7 @@ def conclusion(total: dict[str, float], experiment: Experiment, scale: str, core
         f"memory: {total['memory_mb_per_run']:,.0f} MB per run at its peak, {total['memory_mb'] / 1e3:,.1f} GB for all "
         f"that run at once; the experiment asks for {experiment.resources['memory_mb']:,} MB per run",
         f"disk: {show.size(total['disk_bytes'])} in results/runs",
+        *replay_lines(total),
         "",
         "Not counted: Snakemake itself, statistics, figures, the report. Evaluation episodes are taken to be as long",
         "as the time limit allows. Trial runs act with untrained policies; where episodes get longer with learning,",

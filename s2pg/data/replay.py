@@ -58,13 +58,13 @@ class Replay:
         self.slots, self.streams, self.device = capacity // streams, streams, torch.device(device)
 
         def new(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(capacity, *size, dtype=dtype, device=device)
+            return torch.zeros(capacity, *size, dtype=dtype, device=device)
 
         self.obs = {key: new(width) for key, width in widths.items()}
         self.z, self.action, self.reward = new(memory), new(actions), new()
         self.terminated = new(dtype=torch.bool)
         self.position = new(dtype=torch.int32)  # steps since the episode's start
-        self.valid = torch.zeros(capacity, dtype=torch.bool, device=device)  # a step, not an episode's end
+        self.valid = new(dtype=torch.bool)  # a step, not an episode's end
         self.cursor = torch.full((streams,), -1, device=device)  # time of the slot written ahead
         self._streams = torch.arange(streams, device=device)
 
@@ -115,7 +115,8 @@ class Replay:
         def pieces(missing: int) -> tuple[Tensor, ...]:
             steps = self._draw((missing + 8) * length, before + 1, generator)
             cut = torch.randint(length, steps.time.shape, generator=generator, device=self.device)
-            begins = (self.position[self._row(steps)] == 0) | (steps.time == self._oldest(steps.stream) + before)
+            position, first = self.position[self._row(steps)], self._oldest(steps.stream) + before
+            begins = (position == 0) | ((steps.time == first) & (position > before))
             chosen = begins | (cut == 0)
             return tuple(x[chosen].unsqueeze(-1) for x in (*steps, torch.where(begins, cut + 1, length)))
 
@@ -143,13 +144,14 @@ class Replay:
 
     def state_dict(self) -> dict:
         """The slots in use, and the cursor."""
-        return {"cursor": self.cursor, **{key: column[: self._written] for key, column in self._columns().items()}}
+        columns = {key: column[: self._written].clone() for key, column in self._columns().items()}
+        return {"cursor": self.cursor, **columns}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.cursor = state["cursor"].to(self.device)
         for key, column in self._columns().items():
-            column[: self._written] = state[key].to(self.device)
+            column.zero_()[: self._written] = state[key].to(self.device)
 
     @property
     def _written(self) -> int:
@@ -177,7 +179,7 @@ class Replay:
 
     def _draw(self, number: int, context: int, generator: torch.Generator) -> Steps:
         """At most `number` steps, drawn uniformly."""
-        row = torch.randint(self._written, (number,), generator=generator, device=self.device)
+        row = torch.randint(max(self._written, 1), (number,), generator=generator, device=self.device)
         row = row[self.valid[row]]
         steps = self.named(row)
         first = torch.maximum(steps.time - self.position[row], steps.time - context + 1)

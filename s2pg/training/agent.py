@@ -24,14 +24,14 @@ class Agent:
     normalisers: dict[str, Normaliser]
     device: torch.device
 
-    def state_dict(self) -> dict:
-        """Everything that learning changes."""
+    def state_dict(self, resumable: bool = True) -> dict:
+        """Everything that learning changes; without what only further learning needs if not `resumable`."""
         if self.algorithm is None:
             return {}
         return {
             "policy": self.policy.state_dict(),
             "critic": self.critic.state_dict(),
-            "algorithm": self.algorithm.state_dict(),
+            "algorithm": self.algorithm.state_dict(resumable),
             "normalisers": {key: norm.state_dict() for key, norm in self.normalisers.items()},
         }
 

@@ -126,10 +126,9 @@ class Run:
         watch.lap("evaluation")
         self.seconds += time.perf_counter() - began
         self._record(metrics, watch.seconds)
-        checkpoint.save(
-            self.out / "checkpoint.pt",
-            {"epoch": self.epoch, "seconds": self.seconds, "agent": self.agent.state_dict(), "rows": self.log.rows},
-        )
+        agent = self.agent.state_dict(resumable=self.epoch < self.epochs)
+        state = {"epoch": self.epoch, "seconds": self.seconds, "agent": agent, "rows": self.log.rows}
+        checkpoint.save(self.out / "checkpoint.pt", state)
         bar.set_postfix({m: f"{metrics[f'eval/return/{m}']:.1f}" for m in MODES})
 
     def _train_epoch(self, watch: Stopwatch, bar: tqdm) -> dict[str, float]:
