@@ -150,8 +150,9 @@ class Replay:
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.cursor = state["cursor"].to(self.device)
+        self.valid.zero_()
         for key, column in self._columns().items():
-            column.zero_()[: self._written] = state[key].to(self.device)
+            column[: self._written] = state[key].to(self.device)
 
     @property
     def _written(self) -> int:
