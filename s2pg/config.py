@@ -372,8 +372,8 @@ def resolve(
     """
     spec = load_experiment(experiment)
     budget = spec.scale(scale)
-    _choose("task", task, spec.tasks, spec.path)
-    _choose("method", method, spec.methods, spec.path)
+    _choose_part("task", task, spec.tasks, tasks(), spec.path)
+    _choose_part("method", method, spec.methods, methods(), spec.path)
     _validate(overrides or {}, "run.yaml#/$defs/overrides", "overrides")
     run = {
         **RunId(experiment, scale, task, method, seed)._asdict(),
@@ -472,6 +472,15 @@ def _choose(key: str, value: str, allowed: Iterable[str], source: str | Path | N
         return value
     where = f"{source}: {key}" if source else key
     raise ConfigError(f"{where}: unknown {value!r}; {_allowed(value, allowed)}")
+
+
+def _choose_part(key: str, value: str, part: Iterable[str], known: Iterable[str], source: Path) -> None:
+    """As `_choose` from what an experiment has, telling what does not exist from what it only leaves out."""
+    if value in known and value not in part:
+        raise ConfigError(
+            f"{source}: {key}: {value!r} is no part of this experiment; allowed: {', '.join(sorted(part))}"
+        )
+    _choose(key, value, part, source)
 
 
 def _allowed(value: Any, allowed: Iterable[Any]) -> str:

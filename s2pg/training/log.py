@@ -53,10 +53,15 @@ def text_log(folder: Path) -> logging.Logger:
     logger = logging.getLogger(f"s2pg.run.{folder}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    for handler in logger.handlers[:]:
-        handler.close()
-        logger.removeHandler(handler)
+    close(logger)
     handler = logging.FileHandler(folder / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(handler)
     return logger
+
+
+def close(logger: logging.Logger) -> None:
+    """Close the logger's files."""
+    for handler in logger.handlers[:]:
+        handler.close()
+        logger.removeHandler(handler)

@@ -23,7 +23,7 @@ from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import evaluate
-from s2pg.training.log import PROBE, Log, text_log
+from s2pg.training.log import PROBE, Log, close, text_log
 from s2pg.training.probe import EPISODES, probe
 from s2pg.training.provenance import provenance
 from s2pg.training.worlds import derive
@@ -111,6 +111,7 @@ class Run:
     def close(self) -> None:
         """Close files and environments."""
         self.log.close()
+        close(self.text)
         for env in self.eval_envs:
             env.close()
         if self.collector:
