@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from analysis.load import read_scalars
-from s2pg.config import RunConfig
+from s2pg.config import RunConfig, resolve
 from s2pg.data.rollout import Collector, Rollout, Stopwatch
 from s2pg.training import checkpoint, worlds
 from s2pg.training.checkpoint import RunError
@@ -103,16 +103,24 @@ def test_training_moves_every_parameter_and_the_statistics(reference: Path, tmp_
     assert not [key for key, x in one.items() if isinstance(x, torch.Tensor) and torch.equal(x, two[key])]
 
 
-@pytest.mark.parametrize("method", ["s2pg", "bptt32_all"])
-def test_resume_equals_uninterrupted(method: str, tmp_path: Path) -> None:
-    """Killed with SIGKILL at three random moments: the same weights, episodes and scalars bit for bit."""
-    config = replace(tiny(method), epochs=12)
+RESUMED = {
+    "ppo s2pg": replace(tiny("s2pg"), epochs=12),
+    "ppo bptt32_all": replace(tiny("bptt32_all"), epochs=12),
+    "sac s2pg": replace(resolve("sac_privileged", "HopperV", "s2pg", 0, "smoke"), epochs=6),
+    "td3 bptt32_all": replace(resolve("td3_privileged", "HopperV", "bptt32_all", 0, "smoke"), epochs=6),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_resume_equals_uninterrupted(name: str, tmp_path: Path) -> None:
+    """Killed with SIGKILL at three random moments: the same weights, replay, episodes and scalars bit for bit."""
+    config = RESUMED[name]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     child(int).join()  # the server of processes is up
     began = time.monotonic()
     child(train_process, config, undisturbed).join()
     duration = time.monotonic() - began
-    moments, kills = random.Random(method), 0
+    moments, kills = random.Random(name), 0
     while kills < 3 or not (killed / "checkpoint.pt").exists():
         process = child(train_process, config, killed)
         process.join(moments.uniform(0.2, 0.6) * duration)
