@@ -3,6 +3,9 @@
 A claim is supported if the whole 95 % interval of its statistic lies above the threshold, not supported if the whole
 interval lies at or below it, and otherwise there is not enough data; nor is there if a compared method has fewer than
 `min_seeds` finished runs on some task, or a task has no normalised scale. Failed runs count as the random policy.
+
+A rule may compare runs of two experiments: `experiment_a` or `experiment_b` names another experiment, whose runs of
+that method are then compared on the tasks, and on the normalised scale, of the experiment that makes the claim.
 """
 
 import argparse
@@ -16,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, stats, style
+from analysis import bootstrap, setting, stats, style
 from analysis.bootstrap import Array
 from analysis.errors import AnalysisError
-from analysis.load import Tables, read_tables
+from analysis.load import DATA, Tables, read_tables
 from analysis.stats import REPS, Sample
 
 SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough data"
@@ -53,6 +56,7 @@ class Rule:
     threshold: float
     min_seeds: int
     task: str = ""  # empty: all tasks of the grid
+    elsewhere: tuple[str, ...] = ()  # of the methods, those that are runs of another experiment, see `foreign`
 
     @property
     def methods(self) -> list[str]:
@@ -125,8 +129,12 @@ STATISTICS: dict[str, tuple[Statistic, Literal["normalised", "raw", "training"]]
 SINGLE = ("iqm",)
 
 
-def judge(tables: Tables, reps: int = REPS, seed: int = 0) -> list[Verdict]:
-    """One verdict per claim of the experiment (tables.grid["spec"]["claims"])."""
+def judge(tables: Tables, reps: int = REPS, seed: int = 0, others: Sequence[Tables] = ()) -> list[Verdict]:
+    """One verdict per claim of the experiment (tables.grid["spec"]["claims"]).
+
+    others: tables of the experiments that claims compare with; without them such a claim has not enough data.
+    """
+    tables = joined(tables, others)
     scores = stats.scores(tables)
     ends = stats.anchors(tables)
     ends = ends[(ends["mode"] == tables.mode) & ~ends["usable"]]
@@ -166,11 +174,44 @@ def parse_rule(claim: Mapping[str, Any]) -> Rule:
     if name not in STATISTICS:
         raise AnalysisError(f"{where}: rule.statistic is {name!r}, allowed are {', '.join(STATISTICS)}")
     needed = {"statistic", "a", "threshold", "min_seeds"} | (set() if name in SINGLE else {"b"})
-    if set(rule) - {"task"} != needed:
-        needs = f"{name} needs {sorted(needed)} and may have task"
+    optional = {"task"} | {f"experiment_{key}" for key in needed & {"a", "b"}}
+    if set(rule) - optional != needed:
+        needs = f"{name} needs {sorted(needed)} and may have {', '.join(sorted(optional))}"
         raise AnalysisError(f"{where}: rule has the keys {sorted(rule)}, {needs}")
     numbers = {"threshold": float(rule["threshold"]), "min_seeds": int(rule["min_seeds"])}
-    return Rule(name, rule["a"], rule.get("b", ""), **numbers, task=rule.get("task", ""))
+    names = {key: foreign(rule[key], rule.get(f"experiment_{key}", "")) for key in needed & {"a", "b"}}
+    elsewhere = tuple(names[key] for key in sorted(names) if f"experiment_{key}" in rule)
+    return Rule(name, names["a"], names.get("b", ""), **numbers, task=rule.get("task", ""), elsewhere=elsewhere)
+
+
+def foreign(method: str, experiment: str) -> str:
+    """What a method's runs in another experiment are called, e.g. `s2pg@sac_blind`; no experiment: this one."""
+    return f"{method}@{experiment}" if experiment else method
+
+
+def joined(tables: Tables, others: Sequence[Tables]) -> Tables:
+    """The tables with those runs of other experiments that claims compare with, on the tasks of this one.
+
+    Raises AnalysisError where a task is not the same in both: bodies and hidden groups change what a return means.
+    """
+    spec = tables.grid.get("spec", {})
+    wanted = {name for claim in spec.get("claims", []) for name in parse_rule(claim).elsewhere}
+    parts = [tables]
+    for other in others:
+        name = other.grid["experiment"]
+        for task in tables.runs["task"].unique():
+            if setting.options(tables.grid, task) != setting.options(other.grid, task):
+                raise AnalysisError(f"claims of {tables.grid['experiment']}: {task} has other task_options in {name}")
+        parts += [_renamed(other, called, tables) for called in sorted(wanted) if called.endswith(f"@{name}")]
+    frames = {name: pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in DATA}
+    return replace(tables, **frames)
+
+
+def _renamed(other: Tables, called: str, like: Tables) -> Tables:
+    """The runs of one method of another experiment under the name `called`, on the tasks of `like`."""
+    frames = {name: getattr(other, name) for name in DATA}
+    mine = {n: f[(f["method"] == called.split("@")[0]) & f["task"].isin(like.runs["task"])] for n, f in frames.items()}
+    return replace(other, **{name: frame.assign(method=called) for name, frame in mine.items()})
 
 
 def decide(low: float, high: float, threshold: float) -> tuple[str, str]:
@@ -192,8 +233,16 @@ def _obstacles(rule: Rule, evidence: Evidence) -> tuple[list[str], int]:
     found = [f"the rule asks for {rule.min_seeds} finished runs, there are {', '.join(few)}"] if few else []
     if STATISTICS[rule.statistic][1] == "normalised":
         found += [f"{task} has no normalised scale: {reason}" for task, reason in evidence.unusable.items()]
+    found += _unequal(rule, runs) if rule.elsewhere else []
     lost = {task for sample in _samples(rule, evidence) for task in sample.absent} if not found else set()
     return found + [f"not every run on {task} has a score" for task in sorted(lost)], min(finished.values(), default=0)
+
+
+def _unequal(rule: Rule, runs: pd.DataFrame) -> list[str]:
+    """Tasks on which the methods of a rule were trained for unequal numbers of steps (budgets may differ)."""
+    done = runs[runs["method"].isin(rule.methods) & (runs["status"] == "finished")]
+    steps = done.groupby("task")["steps"].nunique()
+    return [f"runs on {task} are not equally long" for task in steps[steps > 1].index]
 
 
 def _samples(rule: Rule, evidence: Evidence) -> list[Sample]:
@@ -246,6 +295,8 @@ def read_claims(path: Path) -> list[Verdict]:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m analysis claims`."""
     parser.add_argument("--data", type=Path, required=True, help="folder of the tables that `collect` wrote")
+    others = "folders of tables of other experiments that claims compare with"
+    parser.add_argument("--others", type=Path, nargs="*", default=[], metavar="FOLDER", help=others)
     parser.add_argument("--out", type=Path, help="file for the verdicts (default: claims.json in --data)")
     stats.add_bootstrap(parser)
 
@@ -253,7 +304,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """`python -m analysis claims`."""
     tables, out = read_tables(arguments.data), arguments.out or arguments.data / "claims.json"
-    verdicts = judge(tables, arguments.reps, arguments.seed)
+    verdicts = judge(tables, arguments.reps, arguments.seed, [read_tables(other) for other in arguments.others])
     write_claims(tables, verdicts, out)
     for verdict in verdicts:
         print(f"{verdict.id}: {verdict.verdict} ({verdict.reason})")

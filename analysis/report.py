@@ -24,10 +24,11 @@ import pandas as pd
 from markupsafe import Markup
 from nbconvert.filters.markdown import markdown2html
 
-from analysis import style
+from analysis import setting, style
+from analysis.claims import foreign
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
-from analysis.figures.common import MODE_LABEL, Tidy, short
+from analysis.figures.common import MODE_LABEL, NO_SCALE, Tidy, short
 from analysis.load import run_folder
 from analysis.tables import TABLES
 
@@ -97,6 +98,8 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "title": spec.get("title", name),
         "spec": spec,
         "mode": MODE_LABEL[data.mode],
+        "setting": prose(setting.sentence(data.grid)),
+        "notes": [prose(note) for note in spec.get("notes", [])],
         "tasks": [style.task_label(task) for task in data.tasks],
         "methods": [style.label(method) for method in data.methods],
         "runs": tally(data.runs),
@@ -105,6 +108,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "claims": claims(tables / "claims.json", spec, shown),
         "evidence": [item for item in shown if not item.get("claim")],
         "figures": pictures(figures),
+        "no_scale": "" if data.normalised else NO_SCALE,
         "tables": result_tables(tables),
         "provenance": origin(data.runs, provenance(data.runs, results / "runs")),
         "budget": budget(data.runs, spec),
@@ -142,7 +146,8 @@ def claims(path: Path, spec: Mapping[str, Any], shown: list[dict[str, Any]]) -> 
 
 def described(claim: Mapping[str, Any], rule: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a verdict that need words."""
-    names = {key: style.label(rule[key]) if key in rule else "?" for key in ("a", "b")}
+    called = {key: foreign(rule.get(key, "?"), rule.get(f"experiment_{key}", "")) for key in ("a", "b")}
+    names = {key: style.label(name) for key, name in called.items()}
     where = f", on {style.task_label(rule['task'])} alone" if "task" in rule else ""
     steps = sorted(set(claim.get("budget", {}).values()))
     span = " to ".join(number(n) for n in dict.fromkeys(steps[:1] + steps[-1:]))
@@ -206,9 +211,10 @@ def prose(markdown: str) -> Markup:
 
 
 def pictures(folder: Path) -> list[dict[str, Any]]:
-    """Figures in the order of the registry with their titles and captions; those that were not drawn are left out."""
+    """Figures in the order of the registry with titles and captions; without those not drawn or not applicable."""
     drawn = [name for name in FIGURES if (folder / f"{name}.png").exists() and (folder / f"{name}.json").exists()]
-    return [{"name": name, **load_json(folder / f"{name}.json"), **embed(folder / f"{name}.png")} for name in drawn]
+    texts = {name: load_json(folder / f"{name}.json") for name in drawn}
+    return [{"name": name, **t, **embed(folder / f"{name}.png")} for name, t in texts.items() if t.get("shown", True)]
 
 
 def result_tables(folder: Path) -> list[dict[str, Any]]:

@@ -3,8 +3,10 @@
 The colours say what a method is: orange learns what to remember (S2PG), blues backpropagate through time, greens look
 through a window, purple has no memory, grey acts at random and black sees everything. Inside a family lightness, line
 style and marker tell the members apart, so that a figure survives a black and white printer. A test simulates the three
-kinds of colour blindness and holds every pair of methods apart. A method that is not in the table is drawn grey under
-its own name.
+kinds of colour blindness and holds every pair of methods apart. The variants of S2PG in the kernel study are families
+of their own, with one marker each: browns have another noise (the lighter, the more), blues another size (the lighter,
+the larger), greens another distribution, purples another cell. They are told apart within their family. A method that
+is not in the table is drawn grey under its own name.
 """
 
 from __future__ import annotations
@@ -47,6 +49,33 @@ METHODS: dict[str, Look] = {
 }
 """Method -> look. The order is the order of legends, tables and axes."""
 
+VARIANTS: dict[str, dict[str, Look]] = {
+    "distribution": {
+        "s2pg_fixed": Look("S2PG, fixed σ 0.1", "#0B3908", "-", "d"),
+        "s2pg_learned": Look("S2PG, learned σ", "#2F6B34", (0, (4, 1.5)), "d"),
+        "s2pg_uniform": Look("S2PG, uniform", "#4F9C5A", (0, (3, 1, 1, 1)), "d"),
+        "s2pg_leak": Look("S2PG, leak 0.5", "#83D092", (0, (1, 1)), "d"),
+    },
+    "noise": {
+        "s2pg_sigma002": Look("S2PG, fixed σ 0.02", "#4C2914", "-", "p"),
+        "s2pg_sigma005": Look("S2PG, fixed σ 0.05", "#754D2C", (0, (4, 1.5)), "p"),
+        "s2pg_sigma03": Look("S2PG, fixed σ 0.3", "#B98C50", (0, (3, 1, 1, 1)), "p"),
+        "s2pg_sigma1": Look("S2PG, fixed σ 1", "#F0C97F", (0, (1, 1)), "p"),
+    },
+    "size": {
+        "s2pg_size8": Look("S2PG, 8 units", "#343299", "-", "h"),
+        "s2pg_size16": Look("S2PG, 16 units", "#266EBF", (0, (4, 1.5)), "h"),
+        "s2pg_size32": Look("S2PG, 32 units", "#5AA3D7", (0, (3, 1, 1, 1)), "h"),
+        "s2pg_size128": Look("S2PG, 128 units", "#A6D6EA", (0, (1, 1)), "h"),
+    },
+    "cell": {
+        "s2pg_lstm": Look("S2PG, LSTM", "#4B0981", "-", "8"),
+        "s2pg_rnn": Look("S2PG, plain RNN", "#9B46B5", (0, (4, 1.5)), "8"),
+        "s2pg_diagonal": Look("S2PG, diagonal linear", "#EB83EC", (0, (1, 1)), "8"),
+    },
+}
+"""Kernel study: family -> variant of S2PG -> look, in the order of legends; they follow S2PG."""
+
 TASKS: dict[str, str] = {
     "PendulumV": "Pendulum",
     "InvertedPendulumV": "Inverted pendulum",
@@ -59,7 +88,9 @@ TASKS: dict[str, str] = {
 """Task without its suffix's letter -> display name; the hidden group is added by `task_label`."""
 
 _HIDDEN = {"V": "velocities hidden", "P": "positions hidden", "W": "windy"}
-_METHOD_ORDER = {name: rank for rank, name in enumerate(METHODS)}
+_VARIANTS = {name: look for family in VARIANTS.values() for name, look in family.items()}
+_LOOKS = {"s2pg": METHODS["s2pg"], **_VARIANTS, **METHODS}
+_METHOD_ORDER = {name: rank for rank, name in enumerate(_LOOKS)}
 _TASK_ORDER = {name[:-1]: rank for rank, name in enumerate(TASKS)}
 
 RC = {
@@ -99,12 +130,13 @@ def use() -> None:
 
 def look(method: str) -> Look:
     """How `method` is drawn; an unknown method is drawn in grey under its own name."""
-    return METHODS.get(method, Look(method, "#6E6E6E", "-", "."))
+    return _LOOKS.get(method, Look(method, "#6E6E6E", "-", "."))
 
 
 def label(method: str) -> str:
-    """Display name of a method."""
-    return look(method).label
+    """Display name of a method; `s2pg@sac_blind`, its runs in another experiment, is called `S2PG (sac_blind)`."""
+    name, _, experiment = method.partition("@")
+    return look(name).label + (f" ({experiment})" if experiment else "")
 
 
 def task_label(task: str) -> str:
@@ -117,7 +149,7 @@ def task_label(task: str) -> str:
 
 def order_methods(methods: Iterable[str]) -> list[str]:
     """Distinct methods in the fixed order; unknown ones last, by name."""
-    return sorted(set(methods), key=lambda m: (_METHOD_ORDER.get(m, len(METHODS)), m))
+    return sorted(set(methods), key=lambda m: (_METHOD_ORDER.get(m, len(_METHOD_ORDER)), m))
 
 
 def order_tasks(tasks: Iterable[str]) -> list[str]:

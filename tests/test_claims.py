@@ -232,3 +232,55 @@ def test_unreadable_claims_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / "claims.json").write_text('{"claims": [{"id": 1}]}')
     with pytest.raises(AnalysisError, match=r"claims\.json: not a list of verdicts"):
         claims.read_claims(tmp_path / "claims.json")
+
+
+# --- the same method in two experiments ---
+
+PRIVILEGE = {"a": "s2pg", "b": "s2pg", "experiment_b": "sac_blind"}
+
+
+def twice(mine, other, rule=PRIVILEGE, *, steps=1000, options=None, given=True):
+    """The verdict on S2PG in this experiment against S2PG in `sac_blind`."""
+    claim = {"id": "claim", "text": "A claim.", "rule": {**RULE, **rule}}
+    anchors = {("HopperV", method): runs for method, runs in ANCHORS.items()}
+    here = tables_from_returns({**anchors, ("HopperV", "s2pg"): mine}, claims=[claim])
+    there = tables_from_returns({("HopperV", "random"): [-1e6, -1e6], ("HopperV", "s2pg"): other}, steps=steps)
+    there.grid["experiment"] = "sac_blind"
+    there.grid["spec"]["task_options"] = options or {}
+    (verdict,) = claims.judge(here, reps=500, others=[there] if given else [])
+    return verdict
+
+
+def test_the_same_method_is_compared_between_experiments_on_the_scale_of_the_claims_own():
+    verdict = twice(HIGH, LOW)
+    assert verdict.verdict == "supported"
+    assert verdict.estimate == pytest.approx(0.6)
+    assert verdict.counts["attempted"] == 10
+    assert twice(LOW, HIGH).verdict == "not supported"
+    assert twice(LOW, HIGH, {"a": "s2pg", "experiment_a": "sac_blind", "b": "s2pg"}).verdict == "supported"
+
+
+def test_without_the_other_experiment_there_is_not_enough_data():
+    verdict = twice(HIGH, LOW, given=False)
+    assert verdict.verdict == "not enough data"
+    assert "0 of S2PG (sac_blind) on HopperV" in verdict.reason
+
+
+def test_runs_of_unequal_length_are_not_compared_between_experiments():
+    assert twice(HIGH, LOW, steps=500).reason == "runs on HopperV are not equally long"
+
+
+def test_experiments_with_other_bodies_are_not_compared():
+    with pytest.raises(AnalysisError, match="HopperV has other task_options in sac_blind"):
+        twice(HIGH, LOW, options={"*": {"bodies": "reference"}})
+
+
+def test_the_command_compares_with_the_tables_of_another_experiment(tmp_path):
+    claim = {"id": "claim", "text": "A claim.", "rule": {**RULE, **PRIVILEGE, "min_seeds": 2}}
+    for name in ("ppo_small", "sac_blind"):
+        grid = write_grid(tmp_path, seeds=2, points=3, experiment=name, claims=[claim] if name == "ppo_small" else [])
+        collect(grid, tmp_path / "runs", tmp_path / name)
+    assert main(["claims", "--data", str(tmp_path / "ppo_small"), "--others", str(tmp_path / "sac_blind")]) == 0
+    (verdict,) = claims.read_claims(tmp_path / "ppo_small" / "claims.json")
+    assert verdict.counts == {"attempted": 8, "finished": 8, "failed": 0, "missing": 0}
+    assert verdict.estimate == pytest.approx(0.0)

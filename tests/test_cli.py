@@ -153,7 +153,10 @@ def test_a_run_that_diverges_is_a_result_and_exits_with_0(tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--experiment", "ppo_smal"], "experiment: unknown 'ppo_smal'; allowed: ppo_pomdp, ppo_small"),
+        (
+            ["--experiment", "ppo_smal"],
+            "experiment: unknown 'ppo_smal'; allowed: kernel, ppo_pomdp, ppo_small, sac_blind, ",
+        ),
         (["--task", "HoperV"], "task: unknown 'HoperV'; allowed: HopperV"),
         (["--method", "s2p"], "method: unknown 's2p'; allowed: "),
         (["--scale", "dem"], "scale: unknown 'dem'; allowed: demo, lite, paper, smoke"),

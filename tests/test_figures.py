@@ -1,6 +1,7 @@
 """Figures: every one draws whatever the data lack, says how many runs it rests on, and looks the same every time."""
 
 import itertools
+import json
 import warnings
 
 import matplotlib as mpl
@@ -9,12 +10,14 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from analysis import stats, style
+from analysis import figures, setting, stats, style
 from analysis.__main__ import main
-from analysis.figures import FIGURES, select, write
+from analysis.figures import FIGURES, diagnostics, select, write
 from analysis.figures.common import Tidy, short
 from analysis.load import DATA, collect
+from s2pg.config import list_experiments, load_experiment
 from tests.synthetic import FAILED, MISSING, tables_from_returns, write_grid
+from workflow.scripts.grid import grid as grid_of
 
 FULL = {
     ("PendulumV", "random"): [-1300.0, -1290.0, -1310.0],
@@ -129,7 +132,7 @@ def test_the_memory_probe_has_a_panel_per_hidden_group_and_shows_what_is_off_its
     other = full.probe.assign(group="inertia", r2=-3.0)
     data = Tidy({**full.frames, "probe": pd.concat([full.probe, other])}, full.grid)
     panels = [ax for ax in FIGURES["memory_probe"].draw(data).axes if ax.get_title()]
-    assert [ax.get_title().split(": ")[1] for ax in panels] == ["velocities", "inertia"] * 2
+    assert [ax.get_title().split(":\n")[1] for ax in panels] == ["velocities", "inertia"] * 2
     low, high = panels[1].get_xlim()
     drawn = [x for points in panels[1].collections for x, _ in points.get_offsets().tolist()]
     assert len(drawn) == 8
@@ -141,6 +144,22 @@ def test_methods_are_told_apart_by_the_colour_blind():
         seen = {name: lab(matrix @ linear(look.colour)) for name, look in style.METHODS.items()}
         for a, b in itertools.combinations(seen, 2):
             assert np.linalg.norm(seen[a] - seen[b]) > 15, f"{a} and {b} look alike with {kind} vision"
+
+
+@pytest.mark.parametrize("family", style.VARIANTS)
+def test_variants_of_s2pg_are_told_apart_by_the_colour_blind_within_their_family(family):
+    names = [*style.VARIANTS[family], "s2pg", "none", "oracle", "random"]
+    for kind, matrix in COLOUR_BLIND.items():
+        seen = {name: lab(matrix @ linear(style.look(name).colour)) for name in names}
+        for a, b in itertools.combinations(seen, 2):
+            assert np.linalg.norm(seen[a] - seen[b]) > 12, f"{a} and {b} look alike with {kind} vision"
+
+
+def test_every_variant_of_s2pg_in_the_experiments_has_a_look_and_all_looks_differ():
+    used = {m for name in list_experiments() for m in load_experiment(name).methods}
+    assert used <= {*style.METHODS, *(m for family in style.VARIANTS.values() for m in family)}
+    looks = [style.look(method) for method in used]
+    assert len(set(looks)) == len({look.label for look in looks}) == len(used)
 
 
 def test_no_two_methods_share_a_marker():
@@ -183,7 +202,7 @@ def test_the_command_draws_one_figure_from_tables_without_statistics(tmp_path):
 
 def test_an_unknown_figure_is_an_error_that_lists_the_figures(tmp_path, capsys):
     assert main(["figures", "--data", str(tmp_path), "--out", str(tmp_path), "--only", "pie"]) == 2
-    assert "unknown figure pie; figures: sample_efficiency, " in capsys.readouterr().err
+    assert "unknown figure pie; figures: kernel, kernel_curves, sample_efficiency, " in capsys.readouterr().err
     assert select([]) == FIGURES
 
 
@@ -192,8 +211,102 @@ def test_diagnostics_show_the_median_over_seeds():
     tag = {"task": "HopperV", "method": "s2pg", "tag": "policy/sigma/memory"}
     values = {0: [0.1, 0.2], 1: [0.3, 0.4], 2: [0.8, np.nan]}
     rows = [{**tag, "seed": s, "step": 10 * i, "value": v} for s, vs in values.items() for i, v in enumerate(vs)]
-    fig = FIGURES["ppo_memory"].draw(Tidy({"runs": runs, "scalars": pd.DataFrame(rows)}))
+    fig = FIGURES["diagnostics_memory"].draw(Tidy({"runs": runs, "scalars": pd.DataFrame(rows)}))
     assert fig.axes[0].lines[0].get_ydata() == pytest.approx([0.3, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "memory"), [("ppo", "divergence"), ("sac", "temperature"), ("td3", "logs nothing of the memory")]
+)
+def test_diagnostics_are_those_of_the_algorithm_and_left_out_where_nothing_is_logged(algorithm, memory):
+    runs = pd.DataFrame({"task": "HopperV", "method": "s2pg", "seed": [0], "status": "finished"})
+    tags = [tag for group in diagnostics.ROWS[algorithm].values() for tag in group]
+    rows = [
+        {"task": "HopperV", "method": "s2pg", "seed": 0, "tag": t, "step": s, "value": -s} for t in tags for s in (1, 2)
+    ]
+    grid = {"experiment": "e", "scale": "demo", "spec": {"algorithm": algorithm}}
+    data = Tidy({"runs": runs, "scalars": pd.DataFrame(rows)}, grid)
+    drawn = FIGURES["diagnostics_action"].draw(data)
+    names = [ax.get_ylabel() for ax in drawn.axes if ax.get_ylabel()]
+    assert names == list(diagnostics.ROWS[algorithm]["action"].values())
+    assert memory in FIGURES["diagnostics_memory"].caption_for(data)
+    assert FIGURES["diagnostics_memory"].applies(data) == (algorithm != "td3")
+
+
+# --- the kernel study ---
+
+
+def kernel(methods):
+    """Made-up results of the experiment `kernel`, with the real settings of its methods at lite scale."""
+    returns = {("HopperV", m): [50.0 + i, 52.0 + i, 54.0 + i] for i, m in enumerate(methods)}
+    anchors = {("HopperV", "random"): [0.0, 1.0], ("HopperV", "oracle"): [100.0, 101.0]}
+    data = tidy({**anchors, **returns})
+    listed = grid_of("kernel", "lite")
+    return Tidy(data.frames, {**data.grid, **{k: listed[k] for k in ("experiment", "scale", "methods", "spec")}})
+
+
+@pytest.fixture(scope="module")
+def study():
+    return kernel([m for m in load_experiment("kernel").methods if m not in ("random", "oracle")])
+
+
+def test_the_kernel_study_groups_methods_by_what_their_settings_change(study):
+    assert figures.kernel.families(study) == {
+        "distribution": ["s2pg", "s2pg_fixed", "s2pg_learned", "s2pg_uniform", "s2pg_leak"],
+        "noise": ["s2pg_fixed", "s2pg_sigma002", "s2pg_sigma005", "s2pg_sigma03", "s2pg_sigma1"],
+        "size": ["s2pg", "s2pg_size8", "s2pg_size16", "s2pg_size32", "s2pg_size128"],
+        "cell": ["s2pg", "s2pg_lstm", "s2pg_rnn", "s2pg_diagonal"],
+    }
+
+
+def test_the_kernel_study_shows_the_numbers_of_the_statistics_at_their_settings(study):
+    noise, size, kinds = FIGURES["kernel"].draw(study).axes
+    score = study.pick("iqm", task="all").set_index("method")["estimate"]
+    line = noise.lines[0].get_xydata()
+    names = ["s2pg_sigma002", "s2pg_sigma005", "s2pg_fixed", "s2pg_sigma03", "s2pg_sigma1"]
+    np.testing.assert_allclose(line, np.c_[[0.02, 0.05, 0.1, 0.3, 1.0], score[names]])
+    assert size.lines[0].get_xdata().tolist() == [8, 16, 32, 64, 128]
+    assert [text.get_text() for text in kinds.get_yticklabels()] == [
+        style.label(m)
+        for m in style.order_methods(
+            figures.kernel.families(study)["distribution"] + ["s2pg_lstm", "s2pg_rnn", "s2pg_diagonal"]
+        )
+    ]
+
+
+def test_the_kernel_study_draws_only_what_was_varied(study):
+    few = kernel(["none", "s2pg", "s2pg_uniform", "s2pg_diagonal"])
+    assert [ax.get_title().split("\n")[0] for ax in FIGURES["kernel"].draw(few).axes] == ["distribution and cell"]
+    assert FIGURES["kernel"].applies(study)
+    assert not FIGURES["kernel"].applies(kernel(["none", "s2pg"]))
+
+
+def test_without_a_normalised_scale_the_kernel_study_shows_returns(study):
+    flat = Tidy({**study.frames, "statistics": study.statistics[study.statistics["statistic"] != "iqm"]}, study.grid)
+    assert "episode final return" in FIGURES["kernel"].draw(flat).axes[0].get_ylabel()
+
+
+# --- the setting ---
+
+
+def test_every_figure_says_experiment_algorithm_sight_and_bodies(study):
+    for plot in FIGURES.values():
+        assert plot.draw(study).get_suptitle() == "kernel (lite): SAC, privileged critic, consistent bodies"
+        assert plot.caption_for(study).endswith("SAC, privileged critic, consistent bodies.")
+
+
+def test_bodies_are_those_of_the_tasks_of_the_grid():
+    spec = {"algorithm": "td3", "task_options": {"*": {"bodies": "reference"}, "Ant*": {"bodies": "none"}}}
+    grid = {"spec": spec, "runs": [{"task": "HopperV"}]}
+    assert setting.short(grid) == "TD3, blind critic, reference bodies"
+    assert "left stale as in the reference" in setting.sentence(grid)
+    assert setting.short({**grid, "runs": [{"task": "AntV"}]}) == "TD3, blind critic"
+
+
+def test_figures_that_do_not_apply_say_so_to_the_report(full, tmp_path):
+    write(full, tmp_path, ["kernel", "timing"])
+    shown = {path.stem: json.loads(path.read_text())["shown"] for path in tmp_path.glob("*.json")}
+    assert shown == {"kernel": False, "timing": True}
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB

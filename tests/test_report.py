@@ -68,7 +68,7 @@ def results(tmp_path_factory):
         assert main(["claims", "--data", str(tables), "--reps", "200"]) == 0
         assert main(["tables", "--data", str(tables)]) == 0
     figures = root / "figures" / "demo" / "ppo_small"
-    chosen = ["timing", "sample_efficiency", "ppo_action"]
+    chosen = ["timing", "sample_efficiency", "diagnostics_action"]
     assert (
         main(["figures", "--data", str(figures).replace("figures", "tables"), "--out", str(figures), "--only", *chosen])
         == 0
@@ -136,6 +136,10 @@ def test_failed_and_missing_runs_are_counted_and_listed_with_their_reasons(page)
     assert "ppo_pomdp: of" not in text
 
 
+def test_the_report_says_algorithm_and_what_the_critics_see(page):
+    assert "PPO; critics see what their policies see (blind)." in page.text
+
+
 def test_the_report_says_its_scale_and_that_the_budget_is_below_the_papers(page):
     assert "Scale: demo." in page.text
     assert "far below the paper's" in " ".join(page.text.split())
@@ -155,7 +159,9 @@ def test_figures_are_embedded_with_their_captions_and_details_are_folded(results
     assert {base64.b64decode(image.split(",")[1]) for image in images} == drawn
     for path in (results / "figures/demo/ppo_small").glob("*.json"):
         assert json.loads(path.read_text())["caption"] in page.text
-    assert html.rindex("<details>", 0, html.index('id="ppo_small-ppo_action"')) > html.index('id="ppo_small-timing"')
+    assert html.rindex("<details>", 0, html.index('id="ppo_small-diagnostics_action"')) > html.index(
+        'id="ppo_small-timing"'
+    )
 
 
 def test_evidence_stands_beside_the_claims_and_cannot_run_anything(html, page):

@@ -18,6 +18,7 @@ import pytest
 
 from s2pg.config import list_experiments, load_experiment, workflow_settings
 from tests.synthetic import write_grid
+from workflow.scripts.grid import grid
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", "__pycache__", ".*_cache", ".hypothesis")
@@ -173,6 +174,23 @@ def test_a_fingerprint_changes_with_the_run_and_with_nothing_else(
     assert common().fingerprint(*run) == before
     edit(tmp_path / "config/hparams/ppo.yaml", r"^    clip: 0\.5", "    clip: 0.25")
     assert common().fingerprint(*run) != before
+
+
+def test_claims_are_judged_beside_the_other_experiments_that_they_name_and_that_are_made() -> None:
+    rules = common()
+    rules.compared.__globals__["EXPERIMENTS"] = {
+        "one": SimpleNamespace(claims=[{"rule": {"a": "s2pg", "b": "s2pg", "experiment_b": "two"}}]),
+        "two": SimpleNamespace(claims=[{"rule": {"a": "s2pg", "b": "none", "experiment_b": "three"}}]),
+    }
+    rules.compared.__globals__["CHOSEN"] = ["one", "two"]
+    assert (rules.compared("one"), rules.compared("two")) == (["two"], [])
+
+
+def test_the_grid_says_what_each_method_is() -> None:
+    listed = grid("kernel", "lite")["methods"]
+    assert [listed[m]["sigma_memory"] for m in ("s2pg_sigma002", "s2pg_sigma1")] == [0.02, 1.0]
+    assert (listed["s2pg_size8"]["memory_size"], listed["s2pg_rnn"]["cell"]) == (8, "rnn")
+    assert "clip" not in grid("ppo_pomdp", "paper")["methods"]["s2pg"], "the profile has a clip per task"
 
 
 # --- a kill ----------------------------------------------------------------------------------------------------------

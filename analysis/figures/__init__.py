@@ -15,7 +15,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import setting, style
 from analysis.errors import AnalysisError
 from analysis.figures import (
     aggregate_curves,
@@ -23,6 +23,7 @@ from analysis.figures import (
     final_returns,
     improvement,
     intervals,
+    kernel,
     learning_curves,
     memory_probe,
     profiles,
@@ -35,35 +36,59 @@ from analysis.figures.common import MODE_LABEL, MODES, Tidy
 class Plot:
     """One figure: what it is called, how it is drawn, what its caption says; `detail` figures are folded away.
 
-    A caption may name {mode}, {other} (evaluation modes) and {counts} (seeds and runs).
+    A caption may name {mode}, {other} (evaluation modes) and {counts} (seeds and runs). A figure that does not `apply`
+    to an experiment is drawn with a line that says so, and the report leaves it out.
     """
 
     title: str
-    draw: Callable[[Tidy], Figure]
-    caption: str
+    panels: Callable[[Tidy], Figure]
+    caption: str | Callable[[Tidy], str]
     detail: bool = False
+    applies: Callable[[Tidy], bool] = lambda data: True
+
+    def draw(self, data: Tidy) -> Figure:
+        """The figure, with the experiment, its algorithm, the critics' sight and the kind of bodies above it."""
+        fig = self.panels(data)
+        fig.suptitle(setting.head(data.grid), fontsize=8, color="#555555", fontweight="normal")
+        return fig
 
     def caption_for(self, data: Tidy) -> str:
-        """The caption with the modes and the run counts of `data`."""
+        """The caption with the modes, the run counts and the setting of `data`."""
         mode, other = MODE_LABEL[data.mode], MODE_LABEL[data.other_mode]
-        return self.caption.format(mode=mode, other=other, counts=data.counts())
+        text = self.caption(data) if callable(self.caption) else self.caption
+        return f"{text.format(mode=mode, other=other, counts=data.counts())} {setting.short(data.grid)}."
+
+
+def has_scale(data: Tidy) -> bool:
+    """Whether scores can be normalised on some task."""
+    return data.normalised
 
 
 FIGURES: dict[str, Plot] = {
+    "kernel": Plot("The kernel of the memory", kernel.scores, kernel.CAPTION, applies=kernel.applies),
+    "kernel_curves": Plot(
+        "Learning curves of the kernel study", kernel.curves, kernel.CAPTION_CURVES, applies=kernel.applies
+    ),
     "sample_efficiency": Plot(
-        "Return against environment steps, all tasks", aggregate_curves.over_steps, aggregate_curves.CAPTION_STEPS
+        "Return against environment steps, all tasks",
+        aggregate_curves.over_steps,
+        aggregate_curves.CAPTION_STEPS,
+        applies=has_scale,
     ),
     "time_efficiency": Plot(
-        "Return against training time, all tasks", aggregate_curves.over_seconds, aggregate_curves.CAPTION_SECONDS
+        "Return against training time, all tasks",
+        aggregate_curves.over_seconds,
+        aggregate_curves.CAPTION_SECONDS,
+        applies=has_scale,
     ),
-    "aggregates": Plot("Final scores, all tasks", intervals.draw, intervals.CAPTION),
+    "aggregates": Plot("Final scores, all tasks", intervals.draw, intervals.CAPTION, applies=has_scale),
     "final_returns": Plot("Final returns, every run", final_returns.draw, final_returns.CAPTION),
     "learning_curves": Plot("Learning curves", learning_curves.over_steps, learning_curves.CAPTION_STEPS),
     "learning_curves_time": Plot(
         "Learning curves against training time", learning_curves.over_seconds, learning_curves.CAPTION_SECONDS
     ),
     "improvement": Plot("Probability of improvement", improvement.draw, improvement.CAPTION),
-    "profiles": Plot("Performance profiles", profiles.draw, profiles.CAPTION),
+    "profiles": Plot("Performance profiles", profiles.draw, profiles.CAPTION, applies=has_scale),
     "timing": Plot("Where the time goes", timing.draw, timing.CAPTION),
     "memory_probe": Plot("What the memory knows", memory_probe.draw, memory_probe.CAPTION),
     "learning_curves_other_mode": Plot(
@@ -72,8 +97,10 @@ FIGURES: dict[str, Plot] = {
         learning_curves.CAPTION_OTHER_MODE,
         detail=True,
     ),
-    "ppo_action": Plot("PPO diagnostics: action", diagnostics.action, diagnostics.CAPTION_ACTION, detail=True),
-    "ppo_memory": Plot("PPO diagnostics: memory", diagnostics.memory, diagnostics.CAPTION_MEMORY, detail=True),
+    "diagnostics_action": Plot("Diagnostics: action", diagnostics.action, diagnostics.caption_action, detail=True),
+    "diagnostics_memory": Plot(
+        "Diagnostics: memory", diagnostics.memory, diagnostics.caption_memory, detail=True, applies=diagnostics.decided
+    ),
 }
 """Name -> figure, in the order of the report."""
 
@@ -94,6 +121,7 @@ def write(data: Tidy, out: str | Path, names: Iterable[str] = ()) -> list[Path]:
         stem = Path(out) / name
         written += style.save(plot.draw(data), stem)
         text = {"title": plot.title, "caption": plot.caption_for(data), "detail": plot.detail}
+        text["shown"] = plot.applies(data)
         written.append(stem.with_suffix(".json"))
         written[-1].write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n")
     return written

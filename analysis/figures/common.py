@@ -21,6 +21,10 @@ from analysis.load import DATA, read_tables
 
 MODES = ("mean", "sample")
 DERIVED = {"scores": stats.scores, "statistics": stats.statistics, "wall_clock": stats.wall_clock}
+NO_SCALE = (
+    "No task has a normalised scale: that takes two finished runs of the random policy and of the oracle, and an "
+    "oracle that is above the random policy beyond noise."
+)
 MODE_LABEL = {"mean": "noise-free policy", "sample": "sampled policy"}
 
 
@@ -86,6 +90,12 @@ class Tidy:
         for column, value in equal.items():
             keep &= frame[column] == value
         return frame[keep].sort_values("x", kind="stable")
+
+    @property
+    def normalised(self) -> bool:
+        """Whether there are normalised scores over all tasks, of methods that were trained."""
+        rows = self.pick("iqm", task="all")
+        return bool((rows["method"] != "random").any())
 
     def counts(self) -> str:
         """One sentence on seeds and on attempted, finished, failed and missing runs."""
@@ -223,17 +233,20 @@ class LogSecondsLocator(LogLocator):
 
 
 def legend(fig: Figure, data: Tidy, methods: Iterable[str], beside: bool = False) -> None:
-    """One legend below all panels, or beside the only one; a method with lost runs says so."""
+    """One legend below all panels, or beside the only one, for which it grows; a method with lost runs says so."""
     methods = style.order_methods(methods)
     if not methods:
         return
     handles = [Line2D([], [], **style.look(m).plot) for m in methods]
     names = [data.legend_label(m) for m in methods]
-    if beside:
-        fig.legend(handles, names, loc="outside right center", handlelength=3)
-        return
     fits = max(1, int(fig.get_figwidth() * 13 // (max(map(len, names)) + 8)))
     rows = -(-len(methods) // fits)
+    if beside or rows > 5:
+        width = 0 if beside else 0.075 * max(map(len, names)) + 0.6
+        fig.set_size_inches(fig.get_figwidth() + width, max(fig.get_figheight(), 0.2 * len(names) + 0.3))
+        fig.legend(handles, names, loc="outside right center", handlelength=3)
+        return
+    fig.set_figheight(fig.get_figheight() + 0.2 * (rows - 1))
     fig.legend(handles, names, loc="outside lower center", ncols=-(-len(methods) // rows), handlelength=3)
 
 

@@ -1,4 +1,4 @@
-"""How PPO behaved: divergence, clipping and exploration, per decision group (action, memory)."""
+"""How the learner behaved, per decision group (action, memory): what PPO, SAC or TD3 logs about it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,76 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import setting, style
 from analysis.figures.common import Tidy, empty, legend, panels, steps_axis
 
+CRITIC = {"value/mean": "Q of the batch", "loss/value": "critic loss"}
 ROWS = {
-    "action": {
-        "policy/kl/action": "KL (nats)",
-        "policy/clip_fraction/joint": "clip fraction\n(joint ratio)",
-        "policy/sigma/action": "exploration σ",
-        "value/explained_variance": "explained variance\nof the return",
+    "ppo": {
+        "action": {
+            "policy/kl/action": "KL (nats)",
+            "policy/clip_fraction/joint": "clip fraction\n(joint ratio)",
+            "policy/sigma/action": "exploration σ",
+            "value/explained_variance": "explained variance\nof the return",
+        },
+        "memory": {
+            "policy/kl/memory": "KL (nats)",
+            "policy/clip_fraction/memory": "clip fraction\n(memory alone)",
+            "policy/sigma/memory": "memory σ",
+        },
     },
-    "memory": {
-        "policy/kl/memory": "KL (nats)",
-        "policy/clip_fraction/memory": "clip fraction\n(memory alone)",
-        "policy/sigma/memory": "memory σ",
+    "sac": {
+        "action": {
+            **CRITIC,
+            "policy/entropy/action": "action entropy\n(nats)",
+            "policy/temperature/action": "temperature",
+        },
+        "memory": {
+            "policy/entropy/memory": "memory entropy\n(nats)",
+            "policy/temperature/memory": "temperature",
+        },
+    },
+    "td3": {"action": {**CRITIC, "loss/policy": "policy loss\n(mean of −Q)"}, "memory": {}},
+}
+"""Algorithm -> group -> scalar -> name."""
+
+SHOWN = {
+    "ppo": {
+        "action": "PPO on the action group: divergence between the policy before and after an update, share of samples "
+        "whose ratio was clipped, standard deviation of the action noise, explained variance of the critic.",
+        "memory": "PPO on the memory group, where the next memory is part of the decision: divergence, clipping and "
+        "noise of the memory. The clip is spent on the memory too, so these should stay near the action's.",
+    },
+    "sac": {
+        "action": "SAC: mean value and loss of the critics on replayed steps, entropy of the actions, and the "
+        "temperature that holds it at its target.",
+        "memory": "SAC on the memory group, where the next memory is part of the decision: entropy of the next memory, "
+        "all units together, and the temperature that holds it at its target.",
+    },
+    "td3": {
+        "action": "TD3: mean value and loss of the critics on replayed steps, and loss of the policy.",
+        "memory": "TD3 logs nothing of the memory alone: its noise is fixed.",
     },
 }
+LINES = {
+    "action": "Median over seeds, failed runs as far as they came. {counts}",
+    "memory": "Line: median over seeds; band: lowest to highest seed. {counts}",
+}
 
-CAPTION_ACTION = (
-    "PPO on the action group: divergence between the policy before and after an update, share of samples whose "
-    "ratio was clipped, standard deviation of the action noise, explained variance of the critic. Median over "
-    "seeds, failed runs as far as they came. {counts}"
-)
-CAPTION_MEMORY = (
-    "PPO on the memory group, where the next memory is part of the decision: divergence, clipping and noise of "
-    "the memory. The clip is spent on the memory too, so these should stay near the action's. Line: median over "
-    "seeds; band: lowest to highest seed. {counts}"
-)
+
+def caption_action(data: Tidy) -> str:
+    """What is shown of the action group, by algorithm."""
+    return f"{SHOWN[setting.algorithm(data.grid)]['action']} {LINES['action']}"
+
+
+def caption_memory(data: Tidy) -> str:
+    """What is shown of the memory group, by algorithm."""
+    return f"{SHOWN[setting.algorithm(data.grid)]['memory']} {LINES['memory']}"
+
+
+def decided(data: Tidy) -> bool:
+    """Whether anything was logged about a decided memory."""
+    return bool(data.scalars["tag"].isin(ROWS[setting.algorithm(data.grid)]["memory"]).any())
 
 
 def action(data: Tidy) -> Figure:
@@ -47,7 +90,7 @@ def memory(data: Tidy) -> Figure:
 
 
 def _draw(data: Tidy, group: str) -> Figure:
-    tags = ROWS[group]
+    tags = ROWS[setting.algorithm(data.grid)][group]
     rows = data.scalars[data.scalars["tag"].isin(tags) & (data.scalars["method"] != "random")]
     rows = rows[np.isfinite(rows["value"].astype(float))]
     tags = {tag: name for tag, name in tags.items() if (rows["tag"] == tag).any()}
@@ -81,7 +124,11 @@ def _panel(ax: Axes, rows: pd.DataFrame, band: bool) -> None:
 
 
 def _limits(ax: Axes, tag: str) -> None:
-    """From zero, so that small changes look small; explained variance starts far below, and that is not the point."""
+    """From zero where nothing is below, so that small changes look small; explained variance starts far below, and that
+    is not the point."""
     low, high = ax.get_ylim()
-    low, high = (max(low, -0.5), max(high, 1.0)) if tag == "value/explained_variance" else (0.0, high)
+    if tag == "value/explained_variance":
+        low, high = max(low, -0.5), max(high, 1.0)
+    elif ax.dataLim.y0 >= 0:
+        low = 0.0
     ax.set_ylim(low - 0.04 * (high - low), high + 0.06 * (high - low))

@@ -32,7 +32,7 @@ def draw(data: Tidy) -> Figure:
     fig, axes = panels(len(pairs), width=3.7, height=1.1 + 0.32 * max(len(methods), 2))
     for i, (ax, (task, group)) in enumerate(zip(axes, pairs, strict=True)):
         alone = sum(t == task for t, _ in pairs) == 1
-        ax.set_title(style.task_label(task) if alone else f"{style.task_label(task)}: {group}")
+        ax.set_title(style.task_label(task) if alone else f"{style.task_label(task)}:\n{group}")
         _panel(ax, found[(found["task"] == task) & (found["group"] == group)], methods, labels=i % columns(axes) == 0)
         ax.set_xlim(left, 1.04)
     keys = [Line2D([], [], color="#555555", marker="o", linestyle="", markerfacecolor=c) for c in ("white", "#555555")]

@@ -69,9 +69,11 @@ fig
 # %% [markdown]
 # ## What it logged
 #
-# Every scalar that TensorBoard shows is in the table `scalars`. Some of them say whether PPO is healthy: the divergence
-# between the policies before and after an update (`kl`), the share of clipped samples, the noise (`sigma`), how much of
-# the return the critic explains. For S2PG there are two groups, because its policy decides the action and the memory.
+# Every scalar that TensorBoard shows is in the table `scalars`. Some of them say whether learning is healthy. PPO: the
+# divergence between the policies before and after an update (`kl`), the share of clipped samples, the noise (`sigma`),
+# how much of the return the critic explains. SAC: the entropy of the decisions and the temperature that holds it at its
+# target. SAC and TD3: the mean value of the critics (`value/mean`), which should stay near the discounted returns. For
+# S2PG there are two groups, because its policy decides the action and the memory.
 
 # %%
 scalars = of_this_run(tables.scalars)

@@ -8,8 +8,10 @@ and evidence.json, which the report shows beside the claims.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from analysis import setting
 from analysis.load import read_table
 from analysis.tables.content import TABLES, Results, Table, read
 from analysis.tables.evidence import evidence
@@ -38,7 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
     """`python -m analysis tables`."""
     results, out = read(arguments.data), arguments.out or arguments.data
     for name, build in TABLES.items():
-        write(name, build(results), out)
+        table = build(results)
+        write(name, replace(table, caption=f"{table.caption} {setting.short(results.tables.grid)}."), out)
     found = evidence(results, read_table(arguments.data, "scores"))
     (out / "evidence.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"{', '.join(TABLES)} as .md, .csv and .tex in {out}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import claims, stats, style
+from analysis import claims, setting, stats, style
 from analysis.tables.content import Results, cell, memory_probe, spread_of
 
 NONE, ORACLE = "none", "oracle"
@@ -18,23 +18,35 @@ WITHOUT_MEMORY = (NONE, ORACLE, "random")
 QUESTION = "Is it our error?"
 FEW = 5  # finished runs of each method below which numbers are shown, but not read
 PROOFS = {
-    "tests/test_ppo.py::test_s2pg_is_the_stateless_algorithm_on_the_augmented_mdp": "S2PG has the rollouts, losses, "
-    "gradients and updates of a stateless PPO whose action includes the next memory (the theorem)",
-    "tests/test_ppo.py::test_score_gradient_is_unbiased_on_the_linear_gaussian_task": "S2PG's one-step gradient is the "
-    "gradient of the exact return on a task where that is known",
-    "tests/test_ppo.py::test_score_gradient_is_unbiased_on_cue_recall": "so it is with the suite's own cells, rollouts "
-    "and loss",
-    "tests/test_ppo.py::test_unrolled_gradient_is_unbiased_on_the_linear_gaussian_task": "BPTT through whole episodes "
-    "has the exact gradient too",
-    "tests/test_ppo.py::test_cutting_the_unrolling_short_biases_it": "these proofs notice a wrong gradient",
-    "tests/test_ppo.py::test_no_memory_equals_s2pg_with_zero_memory": "no memory is S2PG with zero memory dimensions: "
-    "the two are compared with the same learner",
-    "tests/test_memory.py::test_acting_equals_rereading": "what learning rereads is what acted, for every memory",
-    "tests/test_learning.py::test_s2pg_recalls_a_cue_of_three_steps_ago": "S2PG learns to remember: at least 99 % "
-    "correct in every seed",
-    "tests/test_learning.py::test_without_memory_answers_stay_at_chance": "where no policy without memory can",
+    "every algorithm": {
+        "tests/test_memory.py::test_acting_equals_rereading": "what learning rereads is what acted, for every memory",
+    },
+    "ppo": {
+        "tests/test_ppo.py::test_s2pg_is_the_stateless_algorithm_on_the_augmented_mdp": "S2PG has the rollouts, "
+        "losses, gradients and updates of a stateless PPO whose action includes the next memory (the theorem)",
+        "tests/test_ppo.py::test_score_gradient_is_unbiased_on_the_linear_gaussian_task": "S2PG's one-step gradient is "
+        "the gradient of the exact return on a task where that is known",
+        "tests/test_ppo.py::test_score_gradient_is_unbiased_on_cue_recall": "so it is with the suite's own cells, "
+        "rollouts and loss",
+        "tests/test_ppo.py::test_unrolled_gradient_is_unbiased_on_the_linear_gaussian_task": "BPTT through whole "
+        "episodes has the exact gradient too",
+        "tests/test_ppo.py::test_cutting_the_unrolling_short_biases_it": "these proofs notice a wrong gradient",
+        "tests/test_ppo.py::test_no_memory_equals_s2pg_with_zero_memory": "no memory is S2PG with zero memory "
+        "dimensions: the two are compared with the same learner",
+        "tests/test_learning.py::test_s2pg_recalls_a_cue_of_three_steps_ago": "S2PG learns to remember: at least 99 % "
+        "correct in every seed",
+        "tests/test_learning.py::test_without_memory_answers_stay_at_chance": "where no policy without memory can",
+    },
+    "sac and td3": {
+        "tests/test_replay.py::test_contexts_are_those_of_lists_of_episodes": "contexts cut from the replay never "
+        "cross an episode's end or the seam of the ring",
+        "tests/test_replay.py::test_a_relabelled_transition_agrees_with_its_successor_and_nothing_else_changes": "a "
+        "step whose next memory is drawn afresh is a step of the augmented MDP",
+    },
+    "sac": {},
+    "td3": {},
 }
-"""Test -> what it proves."""
+"""Algorithms -> test -> what it proves."""
 
 ABOUT = (
     "Mean final return of each method minus that of no memory on the same task, with its 95 % bootstrap interval "
@@ -58,7 +70,7 @@ def evidence(results: Results, scores: pd.DataFrame) -> list[dict[str, Any]]:
         *_beside_claims(results, rows),
         {"title": QUESTION, "text": ABOUT, "table": [row["shown"] for row in rows]},
         _probe_table(results),
-        {"title": "What tests prove", "text": PROVED, "table": _proofs()},
+        {"title": "What tests prove", "text": PROVED, "table": _proofs(setting.algorithm(results.tables.grid))},
     ]
 
 
@@ -139,5 +151,11 @@ def _probe_table(results: Results) -> dict[str, Any]:
     return {"title": "Memory probe", "text": table.caption, "table": table.shown.to_dict("records")}
 
 
-def _proofs() -> list[dict[str, str]]:
-    return [{"proves": statement, "test": test} for test, statement in PROOFS.items()]
+def proofs(algorithm: str) -> dict[str, str]:
+    """Test -> what it proves, of those that concern an algorithm."""
+    shared = {"ppo": (), "sac": ("sac and td3",), "td3": ("sac and td3",)}[algorithm]
+    return {test: said for part in (algorithm, *shared, "every algorithm") for test, said in PROOFS[part].items()}
+
+
+def _proofs(algorithm: str) -> list[dict[str, str]]:
+    return [{"proves": statement, "test": test} for test, statement in proofs(algorithm).items()]

@@ -13,6 +13,8 @@ rule list_grid:
         "<results>/logs/{scale}/{experiment}/list_grid.log",
     conda:
         "../../environment.yml"
+    params:
+        settings=lambda w: settings(w.experiment, w.scale),
     message:
         "Listing the runs of {wildcards.experiment}"
     shell:
@@ -62,7 +64,8 @@ rule compute_statistics:
 rule judge_claims:
     input:
         rules.collect.output,
-        source=sources("analysis/claims.py", "analysis/stats.py", "analysis/bootstrap.py", "analysis/curves.py"),
+        others=lambda w: [f"<results>/tables/{w.scale}/{name}/grid.json" for name in compared(w.experiment)],
+        source=sources(*[f"analysis/{name}.py" for name in ("claims", "setting", "stats", "bootstrap", "curves")]),
     output:
         "<tables>/claims.json",
     log:
@@ -71,16 +74,17 @@ rule judge_claims:
         "../../environment.yml"
     params:
         data=subpath(output[0], parent=True),
+        others=lambda w, input: [str(Path(path).parent) for path in input.others],
     message:
         "Judging the claims of {wildcards.experiment}"
     shell:
-        "python -m analysis claims --data {params.data} --out {output} > {log} 2>&1"
+        "python -m analysis claims --data {params.data} --out {output} --others {params.others} > {log} 2>&1"
 
 
 rule draw_figures:
     input:
         rules.compute_statistics.output,
-        source=sources("analysis/figures/*.py", "analysis/style.py"),
+        source=sources("analysis/figures/*.py", "analysis/style.py", "analysis/setting.py"),
     output:
         expand("<figures>/{figure}.{kind}", figure=FIGURES, kind=["pdf", "png", "json"]),
     log:
@@ -100,7 +104,7 @@ rule write_tables:
     input:
         rules.compute_statistics.output,
         rules.judge_claims.output,
-        source=sources("analysis/tables/*.py"),
+        source=sources("analysis/tables/*.py", "analysis/setting.py"),
     output:
         expand("<tables>/{table}.{kind}", table=TABLES, kind=["md", "csv", "tex"]),
         "<tables>/evidence.json",

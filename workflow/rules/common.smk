@@ -17,7 +17,8 @@ CHOSEN = SETTINGS["experiments"]
 
 # What `python -m analysis` makes of every experiment; a test holds the lists equal to its own.
 FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
-    profiles timing memory_probe learning_curves_other_mode ppo_action ppo_memory""".split()
+    profiles timing memory_probe kernel kernel_curves learning_curves_other_mode diagnostics_action
+    diagnostics_memory""".split()
 TABLES = ["returns", "aggregates", "improvement", "wall_clock", "accounting", "memory_probe", "claims"]
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
@@ -44,6 +45,19 @@ def fingerprint(experiment: str, task: str, method: str, scale: str) -> str:
     """Changes when a run would: of everything in its configuration but the seed. Claims and plots are not in it."""
     run = resolve(experiment, task, method, 0, scale).to_dict()
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def settings(experiment: str, scale: str) -> str:
+    """Changes when any run of the experiment would."""
+    runs = dict.fromkeys((run.task, run.method) for run in EXPERIMENTS[experiment].runs(scale))
+    return hashlib.sha256("".join(fingerprint(experiment, *run, scale) for run in runs).encode()).hexdigest()[:16]
+
+
+def compared(experiment: str) -> list[str]:
+    """Other experiments that claims of this one compare with, as far as they are made too."""
+    rules = [claim["rule"] for claim in EXPERIMENTS[experiment].claims]
+    named = {rule[key] for rule in rules for key in ("experiment_a", "experiment_b") if key in rule}
+    return [name for name in CHOSEN if name in named and name != experiment]
 
 
 def minutes(wildcards, attempt: int) -> int:

@@ -5,7 +5,7 @@ EVERYTHING = rules.judge_claims.output, rules.write_tables.output, rules.draw_fi
 rule write_report:
     input:
         of(CHOSEN, *EVERYTHING),
-        source=sources("analysis/report.py", "analysis/templates/*"),
+        source=sources("analysis/report.py", "analysis/setting.py", "analysis/templates/*"),
     output:
         "<results>/report/{scale}.html",
     log:

@@ -1,0 +1,58 @@
+"""What kind of experiment a result is from: algorithm, what the critic sees, which bodies; from the experiment file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+BODIES = {
+    "none": "",
+    "consistent": "new bodies in every episode, whose inertias follow the drawn masses and sizes (`consistent`)",
+    "reference": "new bodies in every episode, whose inertias are left stale as in the reference (`reference`)",
+}
+
+
+def algorithm(grid: Mapping[str, Any]) -> str:
+    """`ppo`, `sac` or `td3`."""
+    return grid.get("spec", {}).get("algorithm", "ppo")
+
+
+def sight(grid: Mapping[str, Any]) -> str:
+    """What the critics see: `blind` (as the policies) or `privileged` (everything)."""
+    return grid.get("spec", {}).get("sight", "blind")
+
+
+def options(grid: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Arguments of a task's environment: those of the patterns that match, the later winning."""
+    patterns = grid.get("spec", {}).get("task_options", {})
+    return {key: value for name, own in patterns.items() if fnmatchcase(task, name) for key, value in own.items()}
+
+
+def bodies(grid: Mapping[str, Any]) -> list[str]:
+    """The kinds of random bodies on the tasks of the grid, each once: `none`, `consistent` or `reference`."""
+    tasks = dict.fromkeys(run["task"] for run in grid.get("runs", []))
+    return list(dict.fromkeys(options(grid, task).get("bodies", "none") for task in tasks))
+
+
+def short(grid: Mapping[str, Any]) -> str:
+    """E.g. `SAC, privileged critic, consistent bodies`."""
+    kinds = [f"{kind} bodies" for kind in bodies(grid) if kind != "none"]
+    return ", ".join([algorithm(grid).upper(), f"{sight(grid)} critic", *kinds])
+
+
+def head(grid: Mapping[str, Any]) -> str:
+    """The line at the top of a figure, e.g. `kernel (lite): SAC, privileged critic, consistent bodies`."""
+    if not grid:
+        return ""
+    return f"{grid['experiment']} ({grid['scale']}): {short(grid)}"
+
+
+def sentence(grid: Mapping[str, Any]) -> str:
+    """For the report: algorithm, sight and bodies in words."""
+    sees = {
+        "blind": "critics see what their policies see (`blind`)",
+        "privileged": "the critic of every method sees everything, also what is hidden from its policy (`privileged`)",
+    }
+    said = [sees[sight(grid)], *filter(None, map(BODIES.__getitem__, bodies(grid)))]
+    return f"{algorithm(grid).upper()}; {'; '.join(said)}."
