@@ -28,7 +28,7 @@ from analysis import setting, style
 from analysis.claims import foreign
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
-from analysis.figures.common import MODE_LABEL, NO_SCALE, Tidy, short
+from analysis.figures.common import MODE_LABEL, Tidy, short
 from analysis.load import run_folder
 from analysis.tables import TABLES
 
@@ -108,7 +108,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "claims": claims(tables / "claims.json", spec, shown),
         "evidence": [item for item in shown if not item.get("claim")],
         "figures": pictures(figures),
-        "no_scale": "" if data.normalised else NO_SCALE,
+        "no_scale": "" if data.normalised else setting.NO_SCALE,
         "tables": result_tables(tables),
         "provenance": origin(data.runs, provenance(data.runs, results / "runs")),
         "budget": budget(data.runs, spec),

@@ -12,6 +12,11 @@ BODIES = {
     "reference": "new bodies in every episode, whose inertias are left stale as in the reference (`reference`)",
 }
 
+NO_SCALE = (
+    "No task has a normalised scale: that takes two finished runs of the random policy and of the oracle, and an "
+    "oracle that is above the random policy beyond noise."
+)
+
 
 def algorithm(grid: Mapping[str, Any]) -> str:
     """`ppo`, `sac` or `td3`."""

@@ -1,5 +1,6 @@
 """Evidence: what stands beside a claim of a memory that is not above no memory, and what the probe says of it."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -64,6 +65,19 @@ def test_memory_not_above_none_has_its_evidence_beside_the_claim():
 def test_memory_that_holds_nothing_is_told_from_one_that_is_not_used():
     says = line(pieces({"none": LOW, "s2pg": LOW}, gain=-0.1), "S2PG")["what it says"]
     assert "the memory adds nothing to the observation (R² rises with it in 0 of 5 probes)" in says
+
+
+def test_hidden_groups_are_read_one_by_one():
+    claim = {"id": "claim", "text": "A claim.", "rule": RULE}
+    returns = {("HopperV", m): runs for m, runs in {**ANCHORS, "none": LOW, "s2pg": LOW}.items()}
+    tables = tables_from_returns(returns, claims=[claim])
+    bodies = tables.probe.assign(group="bodies", r2=-0.25)
+    tables = dataclasses.replace(tables, probe=pd.concat([tables.probe, bodies]))
+    results = Results(tables, stats.statistics(tables, 20), stats.wall_clock(tables), claims.judge(tables, 20))
+    row = line(evidence(results, stats.scores(tables)), "S2PG")
+    assert row["R², with memory"] == "bodies -0.25 (-0.25 to -0.25); velocities 0.72 (0.70 to 0.74)"
+    assert "adds nothing to the observation on bodies (R² rises with it in 0 of 5 probes)" in row["what it says"]
+    assert "holds more than the observation on velocities (R² rises with it in 5 of 5 probes)" in row["what it says"]
 
 
 def test_where_the_oracle_is_not_above_none_the_task_says_nothing():

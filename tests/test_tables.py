@@ -5,7 +5,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from analysis import claims, stats
+from analysis import claims, setting, stats
 from analysis.__main__ import main
 from analysis.load import collect
 from analysis.tables import TABLES, Results, write
@@ -113,3 +113,12 @@ def test_tables_without_any_finished_run(tmp_path):
         write(name, build(found), tmp_path)
     assert "no estimate" in (tmp_path / "aggregates.md").read_text()
     assert "No rows." in (tmp_path / "claims.md").read_text()
+
+
+def test_without_a_normalised_scale_aggregates_say_why_instead_of_rows_of_nothing():
+    tables = tables_from_returns({("HopperV", "s2pg"): [1.0, 2.0], ("HopperV", "none"): [1.0, 2.0]})
+    with pytest.warns(UserWarning, match="left out of normalised"):
+        found = stats.statistics(tables, 10)
+    table = TABLES["aggregates"](Results(tables, found, stats.wall_clock(tables)))
+    assert table.shown.to_numpy().tolist() == [[setting.NO_SCALE]]
+    assert len(table.data) > 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.figures.common import NO_SCALE, Tidy, curve, empty, legend, panels, seconds_axis, steps_axis
+from analysis import setting, style
+from analysis.figures.common import Tidy, curve, empty, legend, panels, seconds_axis, steps_axis
 
 NORMALISED = "normalised return\n(random policy 0, oracle 1)"
 
@@ -35,7 +35,7 @@ def _draw(data: Tidy, statistic: str) -> Figure:
     rows = data.pick(statistic)
     rows = rows[rows["method"] != "random"]
     if rows.empty:
-        return empty(NO_SCALE)
+        return empty(setting.NO_SCALE)
     fig, (ax,) = panels(1, width=8.2, height=3.9)
     for anchor in (0, 1):
         ax.axhline(anchor, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)

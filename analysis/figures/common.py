@@ -21,10 +21,6 @@ from analysis.load import DATA, read_tables
 
 MODES = ("mean", "sample")
 DERIVED = {"scores": stats.scores, "statistics": stats.statistics, "wall_clock": stats.wall_clock}
-NO_SCALE = (
-    "No task has a normalised scale: that takes two finished runs of the random policy and of the oracle, and an "
-    "oracle that is above the random policy beyond noise."
-)
 MODE_LABEL = {"mean": "noise-free policy", "sample": "sampled policy"}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import style
-from analysis.figures.common import NO_SCALE, Tidy, empty, interval, method_axis, panels
+from analysis import setting, style
+from analysis.figures.common import Tidy, empty, interval, method_axis, panels
 
 METRICS = {"iqm": "IQM", "median": "Median", "mean": "Mean", "optimality_gap": "Optimality gap"}
 
@@ -23,7 +23,7 @@ def draw(data: Tidy) -> Figure:
     rows = {metric: frame[frame["method"] != "random"] for metric, frame in rows.items()}
     methods = style.order_methods(m for frame in rows.values() for m in frame["method"])
     if not methods:
-        return empty(NO_SCALE)
+        return empty(setting.NO_SCALE)
     fig, axes = panels(len(METRICS), across=4, width=2.5, height=0.9 + 0.3 * len(methods))
     for ax, (metric, frame) in zip(axes, rows.items(), strict=True):
         ax.set_title(METRICS[metric] + (" ↓" if metric == "optimality_gap" else " ↑"))

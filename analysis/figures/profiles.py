@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis import style
-from analysis.figures.common import NO_SCALE, Tidy, curve, empty, legend, panels
+from analysis import setting, style
+from analysis.figures.common import Tidy, curve, empty, legend, panels
 
 CAPTION = (
     "Performance profiles of the final normalised scores ({mode}), all tasks together. Higher and further right "
@@ -20,7 +20,7 @@ def draw(data: Tidy) -> Figure:
     rows = data.pick("profile")
     rows = rows[rows["method"] != "random"]
     if rows.empty:
-        return empty(NO_SCALE)
+        return empty(setting.NO_SCALE)
     fig, (ax,) = panels(1, width=8.2, height=3.9)
     for method in style.order_methods(rows["method"])[::-1]:
         curve(ax, rows[rows["method"] == method], method)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import claims, schema, stats, style
+from analysis import claims, schema, setting, stats, style
 from analysis.load import Tables, read_table, read_tables
 
 COUNTS = ("attempted", "finished", "failed", "missing")
@@ -50,6 +50,8 @@ def aggregates(results: Results) -> Table:
     """Normalised scores over all tasks, both modes; the area score beside the final one."""
     data = results.pick(["iqm", "median", "mean", "optimality_gap"], schema.SCORES)
     shown = _spread(data, ["score", "mode", "method"], ["statistic"], "z.3f")
+    if data["estimate"].isna().all():
+        shown = pd.DataFrame({"note": [setting.NO_SCALE]})
     return Table("Normalised scores (random policy 0, oracle 1) over all tasks, 95 % interval.", data, shown)
 
 

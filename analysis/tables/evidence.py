@@ -95,9 +95,9 @@ def _row(results: Results, final: pd.DataFrame, task: str, method: str) -> dict[
         "method": style.label(method),
         "return − no memory": "" if method == NONE else cell(own, "z,.1f"),
         "normalised return": "–" if pd.isna(score) else f"{score:.2f}",
-        "R², observation": spread_of(probed["alone"]),
-        "R², with memory": spread_of(probed["memory"]),
-        "what it says": "" if method == NONE else few or _reading(own, oracle, probed["gain"], method),
+        "R², observation": _by_group(probed, "alone"),
+        "R², with memory": _by_group(probed, "memory"),
+        "what it says": "" if method == NONE else few or _reading(own, oracle, probed, method),
     }
     return {"task": task, "method": method, "above": own["low"] > 0, "shown": shown}
 
@@ -114,7 +114,7 @@ def _too_few(results: Results, task: str, method: str) -> str:
     return f"only {least} finished run{'' if least == 1 else 's'}: too few to say" if least < FEW else ""
 
 
-def _reading(own: Mapping[str, float], oracle: Mapping[str, float], gain: pd.Series, method: str) -> str:
+def _reading(own: Mapping[str, float], oracle: Mapping[str, float], probed: pd.DataFrame, method: str) -> str:
     """What the numbers of one line say together."""
     if pd.isna(own["low"]):
         return "no interval"
@@ -125,14 +125,28 @@ def _reading(own: Mapping[str, float], oracle: Mapping[str, float], gain: pd.Ser
         return f"{place}: no gain from seeing everything at this budget"
     if not oracle["low"] > 0:
         return f"{place}, nor is the oracle: at this budget the task does not show what memory is worth"
-    return f"{place}, though the oracle is; {_memory(gain.dropna())}"
+    return f"{place}, though the oracle is; {_memory(probed.dropna(subset=['gain']))}"
 
 
-def _memory(gain: pd.Series) -> str:
-    if gain.empty:
+def _by_group(probed: pd.DataFrame, column: str) -> str:
+    """Median and range over runs, of every hidden group by itself."""
+    parts = {group: spread_of(runs[column]) for group, runs in probed.groupby("group", sort=False)}
+    if len(parts) < 2:
+        return next(iter(parts.values()), "–")
+    return "; ".join(f"{group} {text}" for group, text in parts.items())
+
+
+def _memory(probed: pd.DataFrame) -> str:
+    """What the probes say that the memory adds, of every hidden group by itself."""
+    if probed.empty:
         return "no probe says what its memory holds"
-    seeds = f"R² rises with it in {(gain > 0).sum()} of {len(gain)} probes"
-    return f"the memory {'holds more than' if gain.median() > 0 else 'adds nothing to'} the observation ({seeds})"
+    gains = dict(iter(probed.groupby("group", sort=False)["gain"]))
+    said = []
+    for group, gain in gains.items():
+        adds = "holds more than" if gain.median() > 0 else "adds nothing to"
+        of = f" on {group}" if len(gains) > 1 else ""
+        said.append(f"{adds} the observation{of} (R² rises with it in {(gain > 0).sum()} of {len(gain)} probes)")
+    return f"the memory {', and '.join(said)}"
 
 
 def _beside_claims(results: Results, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
