@@ -111,7 +111,8 @@ def test_tables_without_any_finished_run(tmp_path):
         found = Results(tables, stats.statistics(tables, 10), stats.wall_clock(tables), claims.judge(tables, 10))
     for name, build in TABLES.items():
         write(name, build(found), tmp_path)
-    assert "no estimate" in (tmp_path / "aggregates.md").read_text()
+    assert "no estimate" in (tmp_path / "returns.md").read_text()
+    assert "0 of 3 (1 failed, 2 missing)" in (tmp_path / "aggregates.md").read_text()
     assert "No rows." in (tmp_path / "claims.md").read_text()
 
 
@@ -120,5 +121,5 @@ def test_without_a_normalised_scale_aggregates_say_why_instead_of_rows_of_nothin
     with pytest.warns(UserWarning, match="left out of normalised"):
         found = stats.statistics(tables, 10)
     table = TABLES["aggregates"](Results(tables, found, stats.wall_clock(tables)))
-    assert table.shown.to_numpy().tolist() == [[setting.NO_SCALE]]
+    assert table.shown.to_numpy().tolist() == [["4 of 4", setting.NO_SCALE]]
     assert len(table.data) > 1

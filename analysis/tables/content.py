@@ -51,7 +51,7 @@ def aggregates(results: Results) -> Table:
     data = results.pick(["iqm", "median", "mean", "optimality_gap"], schema.SCORES)
     shown = _spread(data, ["score", "mode", "method"], ["statistic"], "z.3f")
     if data["estimate"].isna().all():
-        shown = pd.DataFrame({"note": [setting.NO_SCALE]})
+        shown = pd.DataFrame({"runs": [_runs(stats.tally(results.tables.runs))], "note": [setting.NO_SCALE]})
     return Table("Normalised scores (random policy 0, oracle 1) over all tasks, 95 % interval.", data, shown)
 
 

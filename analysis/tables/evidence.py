@@ -42,9 +42,21 @@ PROOFS = {
         "cross an episode's end or the seam of the ring",
         "tests/test_replay.py::test_a_relabelled_transition_agrees_with_its_successor_and_nothing_else_changes": "a "
         "step whose next memory is drawn afresh is a step of the augmented MDP",
+        "tests/test_offpolicy.py::test_no_memory_equals_s2pg_with_zero_memory": "no memory is S2PG with zero memory "
+        "dimensions: the two are compared with the same learner",
     },
-    "sac": {},
-    "td3": {},
+    "sac": {
+        "tests/test_sac.py::test_s2pgs_gradients_are_those_of_plain_sac_on_the_augmented_mdp": "S2PG has the gradients "
+        "of a stateless SAC whose action includes the next memory (the theorem)",
+        "tests/test_sac.py::test_s2pg_learns_what_plain_sac_learns_on_the_augmented_mdp": "and learns the same from the "
+        "same replay",
+    },
+    "td3": {
+        "tests/test_td3.py::test_s2pgs_gradients_are_those_of_plain_td3_on_the_augmented_mdp": "S2PG has the gradients "
+        "of a stateless TD3 whose action includes the next memory (the theorem)",
+        "tests/test_td3.py::test_s2pg_learns_what_plain_td3_learns_on_the_augmented_mdp": "and learns the same from the "
+        "same replay",
+    },
 }
 """Algorithms -> test -> what it proves."""
 
