@@ -48,14 +48,14 @@ PROOFS = {
     "sac": {
         "tests/test_sac.py::test_s2pgs_gradients_are_those_of_plain_sac_on_the_augmented_mdp": "S2PG has the gradients "
         "of a stateless SAC whose action includes the next memory (the theorem)",
-        "tests/test_sac.py::test_s2pg_learns_what_plain_sac_learns_on_the_augmented_mdp": "and learns the same from the "
-        "same replay",
+        "tests/test_sac.py::test_s2pg_learns_what_plain_sac_learns_on_the_augmented_mdp": "and learns the same from "
+        "the same replay",
     },
     "td3": {
         "tests/test_td3.py::test_s2pgs_gradients_are_those_of_plain_td3_on_the_augmented_mdp": "S2PG has the gradients "
         "of a stateless TD3 whose action includes the next memory (the theorem)",
-        "tests/test_td3.py::test_s2pg_learns_what_plain_td3_learns_on_the_augmented_mdp": "and learns the same from the "
-        "same replay",
+        "tests/test_td3.py::test_s2pg_learns_what_plain_td3_learns_on_the_augmented_mdp": "and learns the same from "
+        "the same replay",
     },
 }
 """Algorithms -> test -> what it proves."""
