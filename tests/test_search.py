@@ -286,7 +286,7 @@ def test_search_seeds_are_used_by_no_experiment(path: Path) -> None:
 
 
 def test_the_recorded_table_reproduces_the_values_of_the_profile_matched() -> None:
-    """Not a rule of the profile changes them for a method or task of the experiment, but for those named."""
+    """For every task and method of the experiment: no rule of the profile changes one of them."""
     search = load(MATCHED)
     rows = module.read(search, ROOT / "results/published/search/ppo_matched.csv")
     chosen = search.drawn[winner(search, rows)]

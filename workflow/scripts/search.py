@@ -328,11 +328,13 @@ def read(search: Search, path: Path) -> pd.DataFrame:
 def summary(search: Search, rows: pd.DataFrame) -> str:
     """Markdown: for every stage the candidates, best first, with their values and scores per method."""
     parts = [f"# Search `{search.name}`\n\nScores: 0 = random policy, 1 = the best return of any trial on a task."]
+    seeds: list[int] = []
     for number, stage in enumerate(search.stages, start=1):
         scores = standing(rows, number)
         values = pd.DataFrame([search.drawn[index] for index in scores.index], index=scores.index).astype(str)
-        table = values.join(scores[[*search.methods, "all"]].round(3)).to_markdown(disable_numparse=False)
-        parts.append(f"Stage {number}, seeds {', '.join(map(str, stage.seeds))} and those before:\n\n{table}")
+        table = values.join(scores[[*search.methods, "all"]].round(3)).to_markdown()
+        seeds += stage.seeds
+        parts.append(f"Stage {number}, seeds {', '.join(map(str, seeds))}:\n\n{table}")
     best = winner(search, rows)
     chosen = ", ".join(f"{key} {value}" for key, value in search.drawn[best].items())
     failed = int((rows["status"] == "failed").sum())
