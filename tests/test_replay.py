@@ -395,12 +395,3 @@ def test_memory_use_is_what_the_widths_say(memory: int) -> None:
     replay = Replay(capacity, 2, widths, memory, actions)
     assert replay.nbytes == capacity * (4 * (27 + 111 + memory + actions + 1 + 1) + 2)
     assert replay.nbytes == sum(column.untyped_storage().nbytes() for column in replay._columns().values())
-
-
-def test_a_million_steps_of_ant_with_a_privileged_critic_fit_in_three_gibibytes() -> None:
-    """By its columns, without taking the memory."""
-    from s2pg.training import worlds
-
-    spec = worlds.spec("AntV", {"bodies": "consistent", "hidden": "privileged"})
-    replay = Replay(1000, 1, {key: width.total for key, width in spec.widths.items()}, 64, spec.actions)
-    assert replay.nbytes * 1000 < 3 * 2**30

@@ -74,10 +74,11 @@ class Sampler:
         if self.policy.memory.decided:
             u = torch.cat([u, replay.z[following]], -1)
         obs, start = replay.obs[self.sight[0]], replay.position[rows] == 0
-        if keep is not None and self.critic_length > 1:  # the critic's own memory reads the chunks too
-            now, later, kept = rows, replay.next(rows), keep
+        if keep is not None and self.critic_length > 1:  # the critic's own memory reads the chunks too, from their begin
+            now, later = rows, torch.cat([rows[:, :1], replay.next(rows)], 1)
+            kept, later_kept = keep, torch.cat([torch.zeros_like(keep[:, :1]), keep], 1)
         else:
-            here, kept = replay.named(terms), None
+            here, kept, later_kept = replay.named(terms), None, None
             now, later = (replay.contexts(steps, self.critic_length) for steps in (here, here.after(1)))
         return Transitions(
             View(obs[rows], start, self._before(rows[:, 0]), keep),
@@ -86,7 +87,7 @@ class Sampler:
             replay.reward[terms],
             replay.terminated[terms],
             obs[following],
-            self._critic_view(later, kept),
+            self._critic_view(later, later_kept),
             terms,
         )
 
