@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from s2pg.cli import count
 from s2pg.config import ConfigError, RunConfig, _load, list_experiments, load_experiment, resolve
 
 RANDOM = "random"  # the zero of the scale, tried once per seed
@@ -342,6 +341,13 @@ def summary(search: Search, rows: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def jobs(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -352,7 +358,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add("search", metavar="FILE", type=Path, help="the search file (YAML)")
-    add("--jobs", metavar="N", type=count, default=1, help="trials at a time, one thread each (default: 1)")
+    add("--jobs", metavar="N", type=jobs, default=1, help="trials at a time, one thread each (default: 1)")
     add("--out", metavar="DIR", type=Path, help="folder of the trials (default: results/runs/search/NAME)")
     add("--record", metavar="CSV", type=Path, help="the table (default: results/published/search/NAME.csv)")
     add("--summary", action="store_true", help="train nothing: print the standings and the winner from the table")
