@@ -119,6 +119,12 @@ def test_timing_bars_add_up_to_the_training_time(full):
     assert sorted(tops.values()) == pytest.approx(sorted(rows["training"]))
 
 
+def test_times_are_written_out_however_long(full):
+    slow = full.wall_clock.assign(training=159.6, steps_per_second=6.3)
+    panel = FIGURES["timing"].draw(Tidy({**full.frames, "wall_clock": slow}, full.grid)).axes[0]
+    assert {text.get_text() for text in panel.texts} == {" 160 ms (6/s)"}
+
+
 def test_the_memory_probe_draws_one_dot_per_probed_run_without_and_with_memory(full):
     panel = FIGURES["memory_probe"].draw(full).axes[1]
     assert panel.get_title() == "Hopper (velocities hidden)"

@@ -43,7 +43,8 @@ def _panel(ax: Axes, rows: pd.DataFrame, methods: list[str], labels: bool) -> No
             width = getattr(row, part)
             ax.barh(y, width, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
             left += width
-        text = f" {row.training:.2g} ms ({row.steps_per_second:,.0f}/s)"
+        spent = f"{row.training:,.0f}" if row.training >= 99.5 else f"{row.training:.2g}"
+        text = f" {spent} ms ({row.steps_per_second:,.0f}/s)"
         ax.text(row.training, y, text, va="center", fontsize=8, color="#333333")
     ax.set_xlim(0, 1.55 * rows["training"].max())
     method_axis(ax, methods, labels)
