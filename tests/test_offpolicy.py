@@ -191,6 +191,20 @@ def test_after_a_rollout_of_todays_policy_a_burn_in_gives_what_is_stored() -> No
     torch.testing.assert_close(burnt.view.z, stored.view.z, **CLOSE)
 
 
+@pytest.mark.parametrize(
+    ("method", "begin", "slots"), [("bptt5", "stored", 5), ("bptt5", "burn_in", 8), ("s2pg", "zero", 1)]
+)
+def test_contexts_and_their_burn_in_are_stored_whole(method: str, begin: str, slots: int) -> None:
+    """In a replay that has wrapped: consecutive slots from the episode's start, or as many as are asked for."""
+    agent = experienced(small("sac", method, replay=40, batch=500, **BEGINS[begin]), 60, ends=0.05)
+    replay = agent.algorithm.replay
+    steps = replay.named(agent.algorithm.sampler(seeded(0)).rows)
+    oldest = replay.cursor[steps.stream] - replay.slots + 1
+    first = torch.maximum(steps.time - slots + 1, steps.time - replay.position[replay.contexts(steps, 1)[:, 0]])
+    assert (first >= oldest).all()
+    assert (first == oldest).any(), "and nothing that could be used is left out"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_have_as_many_terms_as_they_should(method: str) -> None:
     """`batch` of them; as chunks, `batch` steps' worth of chunks, of which short episodes fill less."""
