@@ -196,7 +196,7 @@ def test_after_a_rollout_of_todays_policy_a_burn_in_gives_what_is_stored() -> No
 )
 def test_contexts_and_their_burn_in_are_stored_whole(method: str, begin: str, slots: int) -> None:
     """In a replay that has wrapped: consecutive slots from the episode's start, or as many as are asked for."""
-    agent = experienced(small("sac", method, replay=40, batch=500, **BEGINS[begin]), 60, ends=0.05)
+    agent = experienced(small("sac", method, replay=40, batch=500, **BEGINS[begin]), 60, ends=0.0)
     replay = agent.algorithm.replay
     steps = replay.named(agent.algorithm.sampler(seeded(0)).rows)
     oldest = replay.cursor[steps.stream] - replay.slots + 1
