@@ -74,7 +74,7 @@ class Sampler:
         if self.policy.memory.decided:
             u = torch.cat([u, replay.z[following]], -1)
         obs, start = replay.obs[self.sight[0]], replay.position[rows] == 0
-        if keep is not None and self.critic_length > 1:  # the critic's own memory reads the chunks too, from their begin
+        if keep is not None and self.critic_length > 1:  # the critic's own memory reads the chunks too
             now, later = rows, torch.cat([rows[:, :1], replay.next(rows)], 1)
             kept, later_kept = keep, torch.cat([torch.zeros_like(keep[:, :1]), keep], 1)
         else:
