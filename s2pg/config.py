@@ -435,6 +435,8 @@ def _check_names(spec: Mapping[str, Any], path: Path) -> None:
     for claim in spec["claims"]:
         for key in {"a", "b", "task"} & claim["rule"].keys():
             _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], played if key == "task" else used, path)
+        for key in {"experiment_a", "experiment_b"} & claim["rule"].keys():
+            _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], list_experiments(), path)
     _check_patterns(f"{path}: task_options", spec.get("task_options", {}), tasks())
 
 
