@@ -337,7 +337,11 @@ def test_bench_times_activities_and_writes_json(tmp_path: Path, capsys: pytest.C
     ("arguments", "message"),
     [
         (["--task", "HoperV"], "unknown task 'HoperV' (did you mean 'HopperV'?)"),
-        (["--methods", "random"], "'random' cannot be timed; allowed: none, oracle"),
+        (["--methods", "random"], "'random' cannot be timed with ppo; allowed: none, oracle"),
+        (
+            ["--algorithm", "sac", "--methods", "bptt_full"],
+            "'bptt_full' cannot be timed with sac; allowed: none, oracle",
+        ),
         (["--profile", "best"], "profile: unknown 'best'; allowed: matched, reference"),
     ],
 )
