@@ -187,6 +187,8 @@ class RunConfig:
         _check_multiple("steps_per_epoch", self.steps_per_epoch, "hparams.rollout", self.hparams.rollout)
         if self.memory.context is None and self.algorithm != "ppo":
             raise ConfigError(f"memory.context: null (whole episodes) is for ppo; {self.algorithm} needs a number")
+        if (self.memory.kind, self.memory.loss_on) == ("window", "all") and self.algorithm != "ppo":
+            raise ConfigError(f"memory.loss_on: all is not for kind window with {self.algorithm}; allowed: last")
 
     @property
     def id(self) -> RunId:

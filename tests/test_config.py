@@ -240,6 +240,12 @@ def test_whole_episodes_are_for_ppo() -> None:
         replace(sac("bptt32_all"), memory=methods()["bptt_full"])
 
 
+def test_a_replay_has_no_windows_with_a_loss_at_every_step() -> None:
+    """A chunk begins in mid-episode, where a window would need what is not in it."""
+    with pytest.raises(ConfigError, match="memory.loss_on: all is not for kind window with sac; allowed: last"):
+        replace(sac("window5"), memory=replace(methods()["window5"], loss_on="all"))
+
+
 @pytest.mark.parametrize(
     ("algorithm", "method"), [("td3", "s2pg_uniform"), ("td3", "s2pg_fixed"), ("ppo", "s2pg_learned")]
 )
