@@ -15,12 +15,13 @@ from s2pg.types import Width
 class Linear(nn.Linear):
     """`nn.Linear`, large products through `kernels.Linear`: where many rows meet wide layers it takes most of the time.
 
-    From two million multiplications on, a gradient in Python costs less than it saves (measured on two layers at a
-    time, 32 to 256 rows, one thread).
+    From 64 rows and two million multiplications on, a gradient in Python costs less than it saves (measured on single
+    layers of 32 to 256 rows, and on the updates of S2PG with PPO, which has 32; one thread).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.shape[:-1].numel() * self.weight.numel() >= 2_000_000:
+        rows = x.shape[:-1].numel()
+        if x.device.type == "cpu" and rows >= 64 and rows * self.weight.numel() >= 2_000_000:
             return kernels.Linear.apply(x, self.weight, self.bias)
         return super().forward(x)
 
