@@ -317,7 +317,7 @@ def load_experiment(name: str) -> Experiment:
     """Read and check `experiments/<name>.yaml`."""
     folder = config_dir() / "experiments"
     path = folder / f"{_choose('experiment', name, list_experiments(), folder)}.yaml"
-    spec = _load(path, "experiment.yaml")
+    spec = load_checked(path, "experiment.yaml")
     _choose("name", spec["name"], [name], path)
     _check_names(spec, path)
     scales = {key: _construct(Scale, value) for key, value in spec["scales"].items()}
@@ -345,7 +345,7 @@ def method_hparams(method: str, algorithm: str) -> dict[str, Any]:
 
 def tasks() -> list[str]:
     """Names of all tasks that an experiment may name (equal to the table in `envs/tasks.py`)."""
-    return _load(config_dir() / "tasks.yaml", "tasks.yaml")
+    return load_checked(config_dir() / "tasks.yaml", "tasks.yaml")
 
 
 def profiles(algorithm: str) -> list[str]:
@@ -410,7 +410,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 def workflow_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`default.yaml` updated by `config` (Snakemake's `--config`), checked; `experiments` is a list of known names."""
     path = config_dir() / "default.yaml"
-    settings = {**_load(path, "default.yaml"), **(config or {})}
+    settings = {**load_checked(path, "default.yaml"), **(config or {})}
     if isinstance(settings["experiments"], str):
         settings["experiments"] = settings["experiments"].replace(",", " ").split()
     _validate(settings, "default.yaml", path if not config else f"{path} with --config")
@@ -526,15 +526,15 @@ def _parse(text: str, source: str | Path) -> Any:
 
 def _method_rows() -> tuple[Path, dict[str, Any]]:
     path = config_dir() / "methods.yaml"
-    return path, _load(path, "methods.yaml")
+    return path, load_checked(path, "methods.yaml")
 
 
 def _profiles(algorithm: str) -> tuple[Path, dict[str, Any]]:
     path = config_dir() / "hparams" / f"{algorithm}.yaml"
-    return path, _load(path, f"hparams.yaml#/$defs/{algorithm}")
+    return path, load_checked(path, f"hparams.yaml#/$defs/{algorithm}")
 
 
-def _load(path: Path, schema: str) -> Any:
+def load_checked(path: Path, schema: str) -> Any:
     """A checked file as a fresh copy; read again only when it has changed."""
     stamp = path.stat().st_mtime_ns if path.exists() else 0
     return copy.deepcopy(_load_once(path, schema, stamp))

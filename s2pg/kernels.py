@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, up to 1 GiB: fetching it from the system anew costs BPTT a quarter of its time.
+    """Let glibc keep what is freed, up to 1 GiB, for the next update instead of fetching it from the system anew.
 
     Has no effect on other C libraries.
     """

@@ -54,8 +54,8 @@ class Sampler:
         self.replay, self.policy, self.critic, self.sight, self.hp = replay, policy, critic, sight, hp
         self.length, self.critic_length = (part.memory.context or 1 for part in (policy, critic))
         self.chunked = loss_on == "all" and self.length > 1
-        fixed = policy.memory.recalls or policy.memory.decided
-        self.begin = "stored" if policy.memory.decided else "zero" if fixed else hp.sequence_start
+        memory = policy.memory
+        self.begin = "stored" if memory.decided else "zero" if memory.recalls else hp.sequence_start
         self.before = hp.burn_in if self.begin == "burn_in" else 0
 
     def __call__(self, generator: torch.Generator) -> Transitions:

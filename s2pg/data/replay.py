@@ -124,8 +124,7 @@ class Replay:
         steps = Steps(time, stream)
         ahead = torch.arange(length, device=self.device)
         rows = self._row(steps.after(ahead))
-        keep = self.valid[rows] & (steps.time + ahead < self.cursor[steps.stream]) & (ahead < limit)
-        keep = keep.long().cumprod(-1).bool()
+        keep = (self.valid[rows] & (ahead < limit)).long().cumprod(-1).bool()  # the slot written ahead is no step
         return self._row(steps.after(torch.minimum(ahead, keep.sum(-1, keepdim=True) - 1))), keep
 
     def named(self, rows: Tensor) -> Steps:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from s2pg.config import ConfigError, RunConfig, _load, list_experiments, load_experiment, resolve
+from s2pg.config import ConfigError, RunConfig, list_experiments, load_checked, load_experiment, resolve
 
 RANDOM = "random"  # the zero of the scale, tried once per seed
 Candidate = dict[str, Any]  # hyperparameter -> value
@@ -90,7 +90,7 @@ class Trial(NamedTuple):
 
 def load(path: Path) -> Search:
     """Read and check a search file. Raises ConfigError, which names the file and the key."""
-    raw = _load(path, "search.yaml")
+    raw = load_checked(path, "search.yaml")
     stages = [Stage(tuple(stage["seeds"]), stage.get("keep")) for stage in raw["stages"]]
     search = Search(path.stem, **{**raw, "stages": stages})
     for problem in _problems(search):
