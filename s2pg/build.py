@@ -68,8 +68,6 @@ def _build(config: RunConfig, spec: Spec) -> Agent:
     method, hp, where = config.memory, config.hparams, device(config.device)
     sight = SIGHTS[method.sight]
     widths = _widths(spec, sight, hp)
-    if config.algorithm != "ppo" and hp.observation_clip is not None:
-        raise ConfigError("hparams.observation_clip: must be null for sac and td3; a replay holds what was observed")
     normalisers = {key: Normaliser(width, hp.observation_clip, device=where) for key, width in widths.items()}
     box = Box(*(torch.as_tensor(bound, dtype=torch.float32, device=where) for bound in (spec.low, spec.high)))
     if method.kind == "random":

@@ -119,6 +119,10 @@ class OffPolicyConfig:
     observation_clip: float | None  # normalised observations are cut to +- this; None = not normalised
 
     def __post_init__(self) -> None:
+        if self.observation_clip is not None:
+            raise ConfigError(
+                "hparams.observation_clip: must be null for sac and td3: a replay holds what was observed"
+            )
         _check_at_least("hparams.replay", self.replay, "hparams.warmup", self.warmup)
 
 

@@ -240,6 +240,12 @@ def test_whole_episodes_are_for_ppo() -> None:
         replace(sac("bptt32_all"), memory=methods()["bptt_full"])
 
 
+def test_a_replay_holds_observations_as_they_were() -> None:
+    """Statistics that move on would make stored observations mean something else."""
+    with pytest.raises(ConfigError, match="hparams.observation_clip: must be null for sac and td3"):
+        sac(observation_clip=10.0)
+
+
 def test_a_replay_has_no_windows_with_a_loss_at_every_step() -> None:
     """A chunk begins in mid-episode, where a window would need what is not in it."""
     with pytest.raises(ConfigError, match="memory.loss_on: all is not for kind window with sac; allowed: last"):

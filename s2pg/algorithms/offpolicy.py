@@ -187,6 +187,14 @@ class OffPolicy:
                 logs.setdefault(key, []).append(value.detach())
         return finite({key: float(torch.stack(values).mean()) for key, values in logs.items()})
 
+    def fit(self, batch: Transitions, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A step of the critic towards `target [n]`; what its memory made of the views `[n, X]`, and what to log."""
+        features = self.critic.memory.read(*batch.critic_view)[0]
+        q = self.critic.values(features, batch.u)
+        loss = (q - target).square().mean(-1).sum()
+        self.descend("value", loss)
+        return features.detach(), {"loss/value": loss, "value/mean": q.mean()}
+
     def descend(self, name: str, loss: Tensor) -> None:
         """A step of one of the optimisers."""
         self.optimisers[name].zero_grad()

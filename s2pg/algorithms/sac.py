@@ -75,14 +75,9 @@ class SAC(OffPolicy):
         """One gradient step of the critic and, after `warmup_policy`, of policy and temperatures."""
         decision = self.policy(batch.view)
         u, log_prob = decision.rsample_with_log_prob(generator)
-        target = self.target(batch, decision.carry.detach(), generator)
-        features = self.critic.memory.read(*batch.critic_view)[0]
-        q = self.critic.values(features, batch.u)
-        value_loss = (q - target).square().mean(-1).sum()
-        self.descend("value", value_loss)
-        logs = {"loss/value": value_loss, "value/mean": q.mean()}
+        features, logs = self.fit(batch, self.target(batch, decision.carry.detach(), generator))
         if self.steps > self.hparams.warmup_policy:
-            logs |= self._improve(features.detach(), u, log_prob)
+            logs |= self._improve(features, u, log_prob)
         if self.hparams.refresh and self.policy.memory.decided:
             self.replay.relabel(batch.rows, u.detach()[:, self.policy.actions :])
         self.target_critic.follow()

@@ -57,14 +57,9 @@ class TD3(OffPolicy):
 
     def learn(self, batch: Transitions, generator: torch.Generator) -> dict[str, Tensor]:
         """One gradient step of the critic and, every `delay` steps, of the policy."""
-        target = self.target(batch, generator)
-        features = self.critic.memory.read(*batch.critic_view)[0]
-        q = self.critic.values(features, batch.u)
-        value_loss = (q - target).square().mean(-1).sum()
-        self.descend("value", value_loss)
-        logs = {"loss/value": value_loss, "value/mean": q.mean()}
+        features, logs = self.fit(batch, self.target(batch, generator))
         if self.learned % self.hparams.delay == 0:
-            logs |= self._improve(batch, features.detach(), generator)
+            logs |= self._improve(batch, features, generator)
         self.target_critic.follow()
         self.target_policy.follow()
         return logs
