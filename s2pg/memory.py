@@ -131,6 +131,9 @@ class Recurrent(Memory):
 
     def _unroll(self, obs: Tensor, start: Tensor, z: Tensor) -> Sequence[Tensor]:
         """The memory after each of the L steps, `L x [*, Z]`."""
+        if obs.shape[-2] == 1:
+            gates = self.cell.project(self.embed(obs.squeeze(-2)))
+            return [self.cell.step(gates, z.masked_fill(start, 0.0))]
         gates = self.cell.project(self.embed(obs.movedim(-2, 0)))  # time first: the steps lie together in memory
         return self.cell.unroll(gates, start.unsqueeze(-1).movedim(-2, 0), z)
 

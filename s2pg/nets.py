@@ -41,7 +41,7 @@ def mlp(sizes: list[int], gain: float = 1.0, output_gain: float | None = None) -
     """
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes[:-2], sizes[1:-1], strict=True):
-        layers += [linear(inputs, outputs, math.sqrt(2) * gain), nn.ReLU()]
+        layers += [linear(inputs, outputs, math.sqrt(2) * gain), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, linear(sizes[-2], sizes[-1], gain if output_gain is None else output_gain))
 
 
@@ -66,7 +66,7 @@ class Encoders(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         groups = (torch.cat([x[..., part] for part in group], -1) for group in self.columns)
         parts = [encode(group) for encode, group in zip(self.encoders, groups, strict=True)]
-        return self.head(torch.relu(sum(parts[1:], parts[0])))
+        return self.head(sum(parts[1:], parts[0]).relu_())
 
 
 class Embedding(nn.Module):
@@ -87,11 +87,11 @@ class Embedding(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         env, previous = obs.split(self.width, -1)
         e = self.observation(env)
-        return torch.relu(e if self.previous is None else torch.cat([e, self.previous(previous)], -1))
+        return (e if self.previous is None else torch.cat([e, self.previous(previous)], -1)).relu_()
 
     def skip(self, obs: Tensor) -> Tensor:
         """The skip connection reads the observation without the previous action."""
-        return torch.relu(self.bypass(obs[..., : self.width.env]))
+        return self.bypass(obs[..., : self.width.env]).relu_()
 
 
 class Cell(nn.Module):

@@ -64,7 +64,7 @@ class SAC(OffPolicy):
         self.target_entropy = torch.tensor([a * b for a, b in zip(sizes, per_dimension, strict=True)], device=device)
         rates = zip(self.log_alpha, (hp.lr_temperature, hp.lr_temperature_memory), strict=True)
         groups = [{"params": [p], "lr": lr} for p, lr in rates]
-        self.optimisers["temperature"] = torch.optim.Adam(groups)
+        self.optimisers["temperature"] = torch.optim.Adam(groups, fused=True)
 
     @property
     def alpha(self) -> Tensor:
