@@ -330,7 +330,9 @@ def test_bench_times_activities_and_writes_json(tmp_path: Path, capsys: pytest.C
         assert result["steps_per_second"] == pytest.approx(1000 / result["total_ms_per_step"])
         assert f"\n{name} " in out
     assert next(line for line in out.splitlines() if line.startswith("s2pg ")).endswith("1.00")
-    assert "cpu" in found["provenance"]
+    machine = f"{found['provenance']['cpu']}: {found['benchmark']['gflops']:.0f} GFLOP/s"
+    assert machine in out
+    assert 0 < found["benchmark"]["call_us"] < 1000
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 """`s2pg bench`: seconds per environment step of every method, by activity.
 
 Methods take turns, one update each, over several rounds, so that a machine that slows down slows all of them; medians
-over rounds are compared.
+over rounds are compared. Figures of two machines, or of two hours on a shared one, are not: the table's head says what
+the machine does by a fixed yardstick.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import timeit
 from argparse import Namespace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
@@ -39,33 +42,63 @@ def run(args: Namespace) -> int:
     names = list(dict.fromkeys(args.methods or experiment_methods(args.algorithm)))
     wanted = (args.profile, args.algorithm, args.sight)
     lanes = {name: Lane(configuration(args.task, name, *wanted)) for name in names}
-    rounds: list[dict[str, Seconds]] = []
-    for index in range(args.updates + 1):  # the first one warms up
-        timed = {}
-        for name, lane in lanes.items():
-            show.progress(f"{'warm-up' if not index else f'round {index} of {args.updates}'}: {name}")
-            timed[name] = lane.update()
-        rounds.append(timed)
-    show.progress("")
-    results = {name: summary([timed[name] for timed in rounds[1:]]) for name in names}
-    rounds_text = "one update" if args.updates == 1 else f"the median of {args.updates} updates"
-    print(f"{args.algorithm} on {args.task}, profile {args.profile}, one thread, {rounds_text} per method\n")
+    rounds, yardsticks = measure(lanes, args.updates)
+    results = {name: summary([timed[name] for timed in rounds]) for name in names}
+    about = {"algorithm": args.algorithm, "task": args.task, "profile": args.profile, "updates": args.updates}
+    about |= {"threads": 1, "load_average": os.getloadavg()[0]} | Yardstick.median(yardsticks)._asdict()
+    facts = provenance()
+    print(heading(about, facts["cpu"]))
     print(report(results))
     if busy := show.busy():
         print(busy, file=sys.stderr)
     if args.json:
-        about = {
-            "algorithm": args.algorithm,
-            "task": args.task,
-            "profile": args.profile,
-            "updates": args.updates,
-            "threads": 1,
-        }
-        about["load_average"] = os.getloadavg()[0]
         configs = {name: lane.config.to_dict() for name, lane in lanes.items()}
-        content = {"benchmark": about, "methods": results, "configs": configs, "provenance": provenance()}
+        content = {"benchmark": about, "methods": results, "configs": configs, "provenance": facts}
         checkpoint.write_json(Path(args.json), content)
     return 0
+
+
+def measure(lanes: dict[str, Lane], updates: int) -> tuple[list[dict[str, Seconds]], list[Yardstick]]:
+    """So many rounds after one that warms up, and what the machine did before each."""
+    rounds, yardsticks = [], []
+    for index in range(updates + 1):
+        yardsticks.append(Yardstick.taken())
+        timed = {}
+        for name, lane in lanes.items():
+            show.progress(f"{'warm-up' if not index else f'round {index} of {updates}'}: {name}")
+            timed[name] = lane.update()
+        rounds.append(timed)
+    show.progress("")
+    return rounds[1:], yardsticks[1:]
+
+
+class Yardstick(NamedTuple):
+    """What the machine does now, at best of several tries, so that figures of two machines can be told apart."""
+
+    gflops: float  # 1e9 operations per second in torch's matrix product, 512 x 512 x 512, float32
+    call_us: float  # microseconds of a call of torch on 32 numbers
+
+    @classmethod
+    def taken(cls) -> Yardstick:
+        """Now."""
+        large, small = torch.ones(512, 512), torch.ones(32)
+        product = min(timeit.repeat(lambda: torch.mm(large, large), number=1, repeat=20))
+        call = min(timeit.repeat(lambda: torch.add(small, small), number=1000, repeat=5)) / 1000
+        return cls(2e-9 * len(large) ** 3 / product, 1e6 * call)
+
+    @classmethod
+    def median(cls, several: list[Yardstick]) -> Yardstick:
+        """Of each part."""
+        return cls(*(median(column) for column in zip(*several, strict=True)))
+
+
+def heading(about: dict, cpu: str) -> str:
+    """What was timed, and on what."""
+    updates = about["updates"]
+    rounds = "one update" if updates == 1 else f"the median of {updates} updates"
+    what = f"{about['algorithm']} on {about['task']}, profile {about['profile']}, one thread, {rounds} per method"
+    speed = f"{about['gflops']:.0f} GFLOP/s in a matrix product, {about['call_us']:.2f} us per small operation"
+    return f"{what}\n{cpu}: {speed}\n"
 
 
 def learning_methods(algorithm: str) -> list[str]:

@@ -54,9 +54,14 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
+    """The model's name; where it says too little (some virtual machines), with the numbers of family and model."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
         return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    name = facts.get("model name", platform.processor())
+    numbers = [
+        f"{key} {facts[label]}" for key, label in (("family", "cpu family"), ("model", "model")) if label in facts
+    ]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
