@@ -51,21 +51,23 @@ METHODS: dict[str, Look] = {
 
 VARIANTS: dict[str, dict[str, Look]] = {
     "distribution": {
-        "s2pg_fixed": Look("S2PG, fixed σ 0.1", "#0B3908", "-", "d"),
-        "s2pg_learned": Look("S2PG, learned σ", "#2F6B34", (0, (4, 1.5)), "d"),
-        "s2pg_uniform": Look("S2PG, uniform", "#4F9C5A", (0, (3, 1, 1, 1)), "d"),
-        "s2pg_leak": Look("S2PG, leak 0.5", "#83D092", (0, (1, 1)), "d"),
+        "s2pg_squashed": Look("S2PG, squashed", "#0E1D0C", "-", "d"),
+        "s2pg_learned": Look("S2PG, learned σ, squashed", "#0E4F09", (0, (4, 1.5)), "d"),
+        "s2pg_state": Look("S2PG, state's σ, squashed", "#24904F", (0, (5, 1, 1, 1)), "d"),
+        "s2pg_unbounded": Look("S2PG, state's σ", "#87B34E", (0, (2, 1)), "d"),
+        "s2pg_uniform": Look("S2PG, uniform", "#5FE81E", (0, (3, 1, 1, 1)), "d"),
+        "s2pg_leak": Look("S2PG, leak 0.5", "#CDFF8E", (0, (1, 1)), "d"),
     },
     "noise": {
-        "s2pg_sigma002": Look("S2PG, fixed σ 0.02", "#4C2914", "-", "p"),
-        "s2pg_sigma005": Look("S2PG, fixed σ 0.05", "#754D2C", (0, (4, 1.5)), "p"),
-        "s2pg_sigma03": Look("S2PG, fixed σ 0.3", "#B98C50", (0, (3, 1, 1, 1)), "p"),
-        "s2pg_sigma1": Look("S2PG, fixed σ 1", "#F0C97F", (0, (1, 1)), "p"),
+        "s2pg_sigma002": Look("S2PG, σ 0.02", "#4C2914", "-", "p"),
+        "s2pg_sigma005": Look("S2PG, σ 0.05", "#754D2C", (0, (4, 1.5)), "p"),
+        "s2pg_sigma03": Look("S2PG, σ 0.3", "#B98C50", (0, (3, 1, 1, 1)), "p"),
+        "s2pg_sigma1": Look("S2PG, σ 1", "#F0C97F", (0, (1, 1)), "p"),
     },
     "size": {
         "s2pg_size8": Look("S2PG, 8 units", "#343299", "-", "h"),
         "s2pg_size16": Look("S2PG, 16 units", "#266EBF", (0, (4, 1.5)), "h"),
-        "s2pg_size32": Look("S2PG, 32 units", "#5AA3D7", (0, (3, 1, 1, 1)), "h"),
+        "s2pg_size64": Look("S2PG, 64 units", "#5AA3D7", (0, (3, 1, 1, 1)), "h"),
         "s2pg_size128": Look("S2PG, 128 units", "#A6D6EA", (0, (1, 1)), "h"),
     },
     "cell": {

@@ -30,9 +30,9 @@ from analysis.figures.common import (
 )
 
 BASE, REFERENCES = "s2pg", ("none", "oracle")
-PARTS = ("memory_sigma", "sigma_memory", "memory_noise", "leak", "memory_size", "cell")
+PARTS = ("memory_sigma", "sigma_memory", "memory_noise", "squash_memory", "leak", "memory_size", "cell")
 FAMILIES = {
-    "distribution": ("distribution of z'", ("memory_sigma", "memory_noise", "leak")),
+    "distribution": ("distribution of z'", ("memory_sigma", "memory_noise", "squash_memory", "leak")),
     "noise": ("standard deviation of z'", ("sigma_memory",)),
     "size": ("size of the memory", ("memory_size",)),
     "cell": ("cell", ("cell",)),
@@ -56,7 +56,7 @@ _NONE = "No kernel study: this figure needs S2PG with other noise, sizes or cell
 CAPTION = (
     "Final score of S2PG ({mode}) against the fixed standard deviation of the next memory z', against the number of "
     "memory units, and for each distribution of z' and each cell; everything else is as in S2PG, which has a Gaussian "
-    "z' whose standard deviation depends on the state, and a GRU. Interquartile mean and its 95 % bootstrap interval. "
+    "z' with a fixed standard deviation, and a GRU. Interquartile mean and its 95 % bootstrap interval. "
     "The score is normalised over all tasks, or the return of each task where there is no "
     "normalised scale. {counts}"
 )
@@ -68,14 +68,13 @@ CAPTION_CURVES = (
 
 
 def families(data: Tidy) -> dict[str, list[str]]:
-    """Family -> its methods in display order, S2PG or the variant with a fixed standard deviation among them."""
+    """Family -> its methods in display order, S2PG among them."""
     known = _known(data.grid.get("methods", {}), data.methods)
     if BASE not in known:
         return {}
     found = {}
     for family, (_, may) in FAMILIES.items():
-        centre = _fixed(known) if family == "noise" else known[BASE]
-        mine = [m for m, own in known.items() if centre and all(own[k] == centre[k] for k in PARTS if k not in may)]
+        mine = [m for m, own in known.items() if all(own[k] == known[BASE][k] for k in PARTS if k not in may)]
         if len(mine) > 1:
             found[family] = mine
     return found
@@ -85,12 +84,6 @@ def _known(settings: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) ->
     """Method -> its `PARTS`, of methods that decide on their memory by drawing it."""
     rows = {m: settings.get(m, {}) for m in methods}
     return {m: {k: row[k] for k in PARTS} for m, row in rows.items() if row.get("decides") and set(PARTS) <= set(row)}
-
-
-def _fixed(known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What the variants with a fixed standard deviation share: S2PG, but fixed. Empty if there is none."""
-    base = known[BASE] | {"memory_sigma": "fixed"}
-    return base if any(own["memory_sigma"] == "fixed" for own in known.values()) else {}
 
 
 def applies(data: Tidy) -> bool:
