@@ -314,6 +314,13 @@ def test_baseline_is_the_best_constant(componentwise):
     assert min(variances) == variances[2]
 
 
+def test_componentwise_baseline_fits_each_component_and_the_scalar_one_their_mean():
+    score = torch.randn(10_000, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradient = score[:, 0] * torch.tensor([1.0, 5.0], dtype=torch.float64)
+    assert total_variance(subtract_baseline(gradient, score, componentwise=True))[0] < 1e-20
+    assert total_variance(subtract_baseline(gradient, score, componentwise=False))[0] == pytest.approx(8, rel=0.05)
+
+
 @pytest.mark.parametrize("policy", [tanh_policy(seed) for seed in range(3)])
 def test_jacobian_bounds_hold_and_are_not_far(policy):
     e = episodes(SYSTEM, policy, 200, 20)
@@ -369,6 +376,14 @@ def test_bounds_have_their_three_regimes():
     T = 10  # the sum in closed form
     cubic = T + 0.4 * T * (T - 1) + 0.16 * (T - 1) * T * (2 * T - 1) / 6
     assert bptt(1.0, T) == pytest.approx(4 * cubic * ((1 - 0.9**T) / 0.1) ** 2)
+
+
+def test_rewards_to_go_have_the_lower_bound_and_with_a_discount_a_finite_one():
+    ones = torch.ones(6, dtype=torch.float64)
+    assert variance_bound(ones, 2.0, 1.0) == pytest.approx(4 * 6**3)
+    assert variance_bound(ones, 2.0, 1.0, reward_to_go=True) == pytest.approx(4 * 6 * (1 + 2 + 3 + 4 + 5 + 6))
+    limit = (1 / 0.1) * (1 / 0.1) ** 2  # sum gamma^t times sum gamma^t (t + 1)
+    assert variance_bound(torch.ones(1000, dtype=torch.float64), 1.0, 0.9, reward_to_go=True) == pytest.approx(limit)
 
 
 def test_truncation_bounds_what_bptt_can_add():
@@ -484,6 +499,12 @@ def test_summary_of_a_known_law():
     assert batch_cosine(exact + 2 * noise, exact, 1) < 0.95 < batch_cosine(exact + 2 * noise, exact, 100)
 
 
+def test_signal_to_noise_ratio_does_not_count_noise_as_signal():
+    """10 trajectories, 100 components: the squared mean alone would say 0.35."""
+    noise = torch.randn(300, 10, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert np.mean([summarise(0.5 + sample).snr for sample in noise]) == pytest.approx(0.25, rel=0.05)
+
+
 def test_slope_of_an_exact_power_law_and_its_interval():
     def summary(variance):
         return Summary(1, variance, 0, 0, 0.01 * variance, 0, 0, 0, 0)
@@ -512,6 +533,14 @@ def test_closed_forms_are_refused_where_there_are_none():
     for system, policy in ((replace(SYSTEM, bounded=True), POLICY), (SYSTEM, tanh_policy())):
         with pytest.raises(ValueError, match="closed form"):
             exact_gradient(system, policy, 3)
+
+
+def test_chunks_have_nearly_equal_sizes_so_that_no_baseline_is_of_two_trajectories():
+    found = sample_gradients({"": Estimator(baseline="scalar")}, SYSTEM, POLICY, 1001, HORIZON, seed=0, chunk=1000)[""]
+    assert found.shape == (1001, 4)
+    generator = torch.Generator().manual_seed(0)
+    first = gradients(Estimator(baseline="scalar"), SYSTEM, POLICY, sample(SYSTEM, POLICY, 501, HORIZON, generator))
+    assert torch.equal(found[:501], first)
 
 
 # Speed

@@ -16,6 +16,7 @@ deterministic memory, with sigma_z > 0 the pathwise estimator for the very objec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -87,13 +88,14 @@ def sample_gradients(
     seed: int,
     chunk: int = 1000,
 ) -> dict[str, Tensor]:
-    """[N, P] for each estimator, all from the same `count` episodes, `chunk` at a time; baselines stay within a chunk.
+    """[N, P] for each estimator, all from the same `count` episodes.
 
-    Memory per chunk: about 8 chunk T (S + 2 X + 3 D) bytes, and several times 8 chunk T P for baselines per time step.
+    Works through chunks of at most `chunk` episodes of nearly equal sizes; a baseline is of one chunk. Bytes per chunk:
+    about 8 chunk T (S + 2 X + 3 D), with BPTT 8 chunk T D Z more, with a baseline per time step several 8 chunk T P.
     """
     generator, parts = torch.Generator().manual_seed(seed), []
-    for first in range(0, count, chunk):
-        episodes = sample(system, policy, min(chunk, count - first), horizon, generator)
+    for indices in torch.arange(count).tensor_split(math.ceil(count / chunk)):
+        episodes = sample(system, policy, len(indices), horizon, generator)
         parts.append({name: gradients(estimator, system, policy, episodes) for name, estimator in estimators.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in estimators}
 

@@ -183,6 +183,7 @@ class _Closed(NamedTuple):
     decide: Tensor  # [S+D, S+Z]: E[x | y]
     move: Tensor  # [S+Z, S+D]: E[y_{t+1} | x_t]
     seen: Tensor  # [X, X]: Cov[phi | y]
+    spread: Tensor  # [D, D]: Cov[u | y]
 
 
 def _close(system: System, policy: StatefulPolicy) -> _Closed:
@@ -192,7 +193,9 @@ def _close(system: System, policy: StatefulPolicy) -> _Closed:
     see = torch.block_diag(system.C, eye)
     state = torch.eye(len(system.A), len(system.A) + policy.memory, dtype=system.A.dtype)
     move = torch.block_diag(torch.cat([system.A, system.B], 1), eye)
-    return _Closed(see, torch.cat([state, policy.gains @ see]), move, torch.block_diag(system.V, 0 * eye))
+    seen = torch.block_diag(system.V, 0 * eye)
+    spread = policy.gains @ seen @ policy.gains.T + torch.diag(policy.noise() ** 2)
+    return _Closed(see, torch.cat([state, policy.gains @ see]), move, seen, spread)
 
 
 class QuadraticCritic(NamedTuple):
@@ -224,13 +227,12 @@ def exact_critic(system: System, policy: StatefulPolicy, horizon: int) -> Quadra
     """Backward from S_T = 0: N_t = diag(Q, R, 0) + gamma E^T S_{t+1} E and S_t = X^T N_t X, where E[y'|x] = E x and
     E[x|y] = X y."""
     closed, rows = _close(system, policy), []
-    U = policy.gains @ closed.seen @ policy.gains.T + torch.diag(policy.noise() ** 2)
-    cost = torch.block_diag(system.Q, system.R, 0 * torch.eye(policy.memory, dtype=U.dtype))
-    n, S, c = len(system.A), U.new_zeros(closed.see.shape[1], closed.see.shape[1]), U.new_zeros(())
+    cost = torch.block_diag(system.Q, system.R, 0 * torch.eye(policy.memory, dtype=system.A.dtype))
+    n, S, c = len(system.A), torch.zeros_like(closed.decide.T @ closed.decide), system.A.new_zeros(())
     for _ in range(horizon):
         N = cost + system.discount * closed.move.T @ S @ closed.move
         d = system.discount * (c + torch.trace(S[:n, :n] @ system.W))
-        S, c = closed.decide.T @ N @ closed.decide, d + torch.trace(N[n:, n:] @ U)
+        S, c = closed.decide.T @ N @ closed.decide, d + torch.trace(N[n:, n:] @ closed.spread)
         rows.append((S, c, N, d))
     return QuadraticCritic(*(torch.stack(column) for column in zip(*reversed(rows), strict=True)))
 
@@ -250,9 +252,8 @@ def exact_gradient(system: System, policy: StatefulPolicy, horizon: int, context
     costates are linear: E[lambda_t | y_t] = L_t y_t.
     """
     closed, n, m = _close(system, policy), len(system.A), policy.actions
-    slopes = (
-        -2 * exact_critic(system, policy, horizon).N[:, n:] * system.discounts(horizon)[:, None, None]
-    )  # [T, D, S+D]
+    critic, discounts = exact_critic(system, policy, horizon), system.discounts(horizon)
+    slopes = -2 * discounts[:, None, None] * critic.N[:, n:]  # gamma^t E[d_u Q_t | x_t] = slopes_t x_t: [T, D, S+D]
     gradient = torch.zeros_like(policy.theta)
     costates = None if context is None else _truncated_costates(policy, closed, slopes[:, :m], context)
     for t, moment in enumerate(_cross_moments(system, policy, closed, horizon)):
@@ -268,12 +269,11 @@ def _cross_moments(system: System, policy: StatefulPolicy, closed: _Closed, hori
     n, moments = len(system.A), []
     zero = policy.theta.new_zeros(policy.memory, policy.memory)
     Y, noise = torch.block_diag(system.P, zero), torch.block_diag(system.W, zero)
-    U = policy.gains @ closed.seen @ policy.gains.T + torch.diag(policy.noise() ** 2)
     for _ in range(horizon):
         moments.append(closed.decide @ Y @ closed.see.T)
         moments[-1][n:] += policy.gains @ closed.seen
         x = closed.decide @ Y @ closed.decide.T
-        x[n:, n:] += U
+        x[n:, n:] += closed.spread
         Y = closed.move @ x @ closed.move.T + noise
     return moments
 
