@@ -1,0 +1,189 @@
+"""Estimators of grad J, one gradient per trajectory: S2PG and BPTT are one sum with two ways to credit the memory.
+
+    gradient = sum_t c_t phi_t^T
+
+    S2PG    c_t = ( Sigma_a^-1 (a_t - mu_t) w_t,  Sigma_z^-1 (z_{t+1} - eta_t) w_t )      z is data
+    BPTT    c_t = ( Sigma_a^-1 (a_t - mu_t) w_t,  lambda_{t+1} )                          z is a function of theta
+            lambda_t = (d_z mu_t)^T Sigma_a^-1 (a_t - mu_t) w_t + (d_z eta_t)^T lambda_{t+1},  lambda_T = 0
+    critic  c_t = gamma^t ( d_a Q_t,  d_{z'} Q_t )                                        the costate is known
+
+c_t [A+Z] is the credit of the decision u_t = (a_t, z_{t+1}), whose mean is (mu_t, eta_t) = theta phi_t + carry z_t;
+w_t is the return J, the reward to go or the advantage. BPTT is as well sum_t (d mu_t / d theta)_tot^T Sigma_a^-1
+(a_t - mu_t) w_t with (d mu_t / d theta)_tot = d_theta mu_t + d_z mu_t D_t, D_{t+1} = d_theta eta_t + d_z eta_t D_t,
+D_0 = 0; lambda is that sum taken from its other end. BPTT runs on the realised z: with sigma_z = 0 it is that of a
+deterministic memory, with sigma_z > 0 the pathwise estimator for the very objective of S2PG.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from s2pg.gradients.linear import Episodes, StatefulPolicy, System, exact_critic, sample
+
+Signal = Literal["return", "reward_to_go", "advantage", "q_gradient"]
+Baseline = Literal["none", "scalar", "componentwise"]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A point of the lattice memory x signal x baseline.
+
+    decides: True: z' is a decision with a score (S2PG); False: it is differentiated through (BPTT).
+    context: BPTT's number of steps, of which the first one's z is data; None: all of them. Truncation is biased.
+    signal: w_t = J ("return": REINFORCE), sum_{k>=t} gamma^k r_k ("reward_to_go": GPOMDP), or gamma^t (Q_t - V_t) of
+        the exact critic ("advantage"); "q_gradient": its derivative by the decision instead of scores, which is the
+        deterministic theorem where sigma_a = sigma_z = 0 and stays unbiased at decisions sampled with noise.
+    baseline: the best constant ("return": one, "reward_to_go": one per time step), over all components of the gradient
+        ("scalar") or for each ("componentwise"). Estimated from one half of the episodes and used on the other, in both
+        directions, so that it is independent of what it is subtracted from and causes no bias.
+    """
+
+    decides: bool = True
+    context: int | None = None
+    signal: Signal = "reward_to_go"
+    baseline: Baseline = "none"
+
+    def __post_init__(self) -> None:
+        if self.context is not None and (self.decides or self.context < 1):
+            raise ValueError(f"context={self.context!r} is for BPTT, and at least 1")
+        if self.signal == "q_gradient" and not self.decides:
+            raise ValueError("the derivative of Q by z' takes the place of BPTT: decides=True")
+        if self.signal in ("advantage", "q_gradient") and self.baseline != "none":
+            raise ValueError(f"signal={self.signal!r} has its baseline already")
+
+
+BPTT_1 = Estimator(decides=False, context=1)  # z is data and has no score: what is left of BPTT without its past
+
+
+def gradients(estimator: Estimator, system: System, policy: StatefulPolicy, e: Episodes) -> Tensor:
+    """One gradient per episode: [N, P]. Raises ValueError where a score is asked of a decision without noise."""
+    phi = policy.features(e.o, e.z)
+    if estimator.signal == "q_gradient":
+        slopes = exact_critic(system, policy, e.r.shape[1]).q_gradient(e)
+        return _sum(slopes * system.discounts(e.r.shape[1])[:, None], phi)
+    credits = decision_credits(policy, e, phi, weights(estimator.signal, system, policy, e), estimator)
+    gradient = _sum(credits, phi)
+    if estimator.baseline == "none":
+        return gradient
+    if estimator.signal == "return":
+        one = torch.ones_like(e.r)
+        controls = _sum(decision_credits(policy, e, phi, one, estimator), phi).unsqueeze(1)
+    else:
+        controls = scores(policy, e, estimator)
+    return subtract_baseline(gradient, controls, estimator.baseline == "componentwise")
+
+
+def sample_gradients(
+    estimators: Mapping[str, Estimator],
+    system: System,
+    policy: StatefulPolicy,
+    count: int,
+    horizon: int,
+    seed: int,
+    chunk: int = 1000,
+) -> dict[str, Tensor]:
+    """[N, P] for each estimator, all from the same `count` episodes.
+
+    Works through chunks of at most `chunk` episodes of nearly equal sizes; a baseline is of one chunk. Bytes per chunk:
+    about 8 chunk T (S + 2 X + 3 D), with BPTT 8 chunk T D Z more, with a baseline per time step several 8 chunk T P.
+    """
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for indices in torch.arange(count).tensor_split(math.ceil(count / chunk)):
+        episodes = sample(system, policy, len(indices), horizon, generator)
+        parts.append({name: gradients(estimator, system, policy, episodes) for name, estimator in estimators.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in estimators}
+
+
+def weights(signal: Signal, system: System, policy: StatefulPolicy, e: Episodes) -> Tensor:
+    """w_t: [N, T]."""
+    discounts = system.discounts(e.r.shape[1])
+    if signal == "advantage":
+        critic = exact_critic(system, policy, e.r.shape[1])
+        return discounts * (critic.q(e) - critic.v(e))
+    r = discounts * e.r
+    return r.sum(1, keepdim=True).expand_as(r) if signal == "return" else r.flip(1).cumsum(1).flip(1)
+
+
+def decision_credits(policy: StatefulPolicy, e: Episodes, phi: Tensor, weight: Tensor, estimator: Estimator) -> Tensor:
+    """c_t for the weights w [N, T], linear in them: [N, T, D]."""
+    if not policy.sigma_a or (estimator.decides and policy.memory and not policy.sigma_z):
+        raise ValueError("a decision without noise has no score")
+    residual = weight.unsqueeze(-1) * (e.u - policy.mean(phi, e.z))
+    action, memory = residual.split([policy.actions, policy.memory], -1)
+    action = action / policy.sigma_a**2
+    if not estimator.decides:
+        memory = costates(policy.memory_jacobian(phi), action, estimator.context)
+    elif policy.memory:
+        memory = memory / policy.sigma_z**2
+    return torch.cat([action, memory], -1)
+
+
+def costates(jacobian: Tensor, credit: Tensor, context: int | None = None) -> Tensor:
+    """lambda_{t+1}, t < T, of BPTT: [N, T, Z], from d_z (mu, eta) [N, T, A+Z, Z] and the actions' credits [N, T, A].
+
+    Untruncated, the recursion of the module's docstring from the end. A context of L steps iterates the same equation
+    L - 1 times at all times together, from lambda = 0.
+    """
+    d_mu, d_eta = jacobian.split([credit.shape[-1], jacobian.shape[-1]], -2)
+    direct, horizon = _pull(d_mu, credit), credit.shape[1]
+    lam = direct.new_zeros(len(direct), horizon + 1, direct.shape[-1])
+    if context is None:
+        for t in reversed(range(horizon)):
+            lam[:, t] = direct[:, t] + _pull(d_eta[:, t], lam[:, t + 1])
+    else:
+        for _ in range(min(context, horizon) - 1):
+            lam[:, :-1] = direct + _pull(d_eta, lam[:, 1:])
+    return lam[:, 1:]
+
+
+def scores(policy: StatefulPolicy, e: Episodes, estimator: Estimator) -> Tensor:
+    """Each step's own score, s_t = d log pi(u_t) or (d mu_t / d theta)_tot^T Sigma_a^-1 (a_t - mu_t): [N, T, P].
+
+    For BPTT lag by lag: what step t owes to the memory written j steps before is one vector [Z], carried backwards.
+    Takes T^2 / 2 outer products, so it is for baselines; sum_t w_t s_t alone is cheaper through `decision_credits`.
+    """
+    phi = policy.features(e.o, e.z)
+    own = decision_credits(policy, e, phi, torch.ones_like(e.r), estimator if estimator.decides else BPTT_1)
+    out = own.unsqueeze(-1) * phi.unsqueeze(-2)  # [N, T, D, X]
+    if not estimator.decides:
+        d_mu, d_eta = policy.memory_jacobian(phi).split([policy.actions, policy.memory], -2)
+        owed = _pull(d_mu, own[..., : policy.actions])  # d / d z_t of step t's own log-probability
+        for lag in range(1, min(estimator.context or e.r.shape[1], e.r.shape[1])):
+            owed = owed[:, 1:]  # d / d z_{t-lag+1}, for t >= lag
+            out[:, lag:, policy.actions :] += owed.unsqueeze(-1) * phi[:, :-lag].unsqueeze(-2)
+            owed = _pull(d_eta[:, :-lag], owed)
+    return out.flatten(2)
+
+
+def subtract_baseline(gradient: Tensor, controls: Tensor, componentwise: bool) -> Tensor:
+    """gradient [N, P] less sum_k b_k controls_k, with controls [N, K, P] of mean zero that are uncorrelated in k.
+
+    Scores are (martingale differences), so that the b of least variance has a closed form for each k on its own:
+    b_k = E<controls_k, gradient> / E|controls_k|^2, the products taken in each component or summed over all of them.
+    Each half of the episodes takes the b of the other half.
+    """
+    halves = [(g, c) for g, c in zip(gradient.tensor_split(2), controls.tensor_split(2), strict=True)]
+    over = (0,) if componentwise else (0, 2)
+    b = [_ratio((c * g[:, None]).sum(over, keepdim=True), c.square().sum(over, keepdim=True)) for g, c in halves]
+    return torch.cat([g - (other * c).sum(1) for (g, c), other in zip(halves, reversed(b), strict=True)])
+
+
+def _ratio(product: Tensor, square: Tensor) -> Tensor:
+    """0 where a score is always 0, as that of z_0's weights."""
+    return torch.where(square > 0, product / square, 0.0)
+
+
+def _pull(jacobian: Tensor, v: Tensor) -> Tensor:
+    """jacobian^T v, [*, m, Z] and [*, m] to [*, Z]."""
+    return (jacobian.mT @ v.unsqueeze(-1)).squeeze(-1)
+
+
+def _sum(credits: Tensor, phi: Tensor) -> Tensor:
+    """sum_t c_t phi_t^T by rows: [N, T, D] and [N, T, X] to [N, P]."""
+    return (credits.mT @ phi).flatten(1)
