@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "figures": ("analysis.figures", "draw the figures as PDF and PNG"),
     "notebooks": ("analysis.notebooks", "execute the notebooks and write them as .ipynb and .html"),
     "publish": ("analysis.publish", "make a small copy of the tidy tables, to ship with the suite"),
+    "gradients": ("analysis.gradients", "slopes, crossings, verdicts and figures of a gradient study"),
     "report": ("analysis.report", "write the self-contained HTML report"),
 }
 

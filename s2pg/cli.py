@@ -169,6 +169,15 @@ def count(text: str) -> int:
     return natural(text, 1)
 
 
+def _gradients(command: Command) -> None:
+    add = command.add_argument
+    add("--study", metavar="S", default="gradient_variance", help="file in workflow/config/studies (default: %(default)s)")
+    add("--case", metavar="C", required=True, help="a case of the study's file")
+    add("--scale", metavar="S", default="demo", help=f"lengths and number of trajectories: {SCALES} (default: demo)")
+    add("--seed", metavar="N", type=natural, default=0, help="default: 0")
+    add("--out", metavar="FILE", help=".parquet (default: its place below results/gradients)")
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "train": ("Train one run. Started again, it goes on where it stopped.", _train),
     "eval": ("Evaluate a run on fresh episodes.", _eval),
@@ -176,6 +185,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "list": ("List experiments, tasks, methods or seeds.", _list),
     "bench": ("Time environment, acting and learning per method, on one thread.", _bench),
     "cost": ("Say what an experiment needs: core-hours, memory, disk, from measured times.", _cost),
+    "gradients": ("Measure the variance of policy gradients on one case of a gradient study.", _gradients),
     "doctor": ("Check the installation. Exit code 1 if something fails.", _doctor),
 }
 

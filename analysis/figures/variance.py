@@ -1,0 +1,170 @@
+"""Variance of policy gradients against the length of the trajectory, for `analysis.gradients`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.figures.common import empty, panels
+
+KINDS = {"s2pg": ("S2PG", "s2pg"), "bptt": ("BPTT", "bptt_full"), "bptt5": ("BPTT, 5 steps", "bptt5")}
+FORMS = {"return": ("", "-"), "to_go": (", reward to go", (0, (4, 1.5))), "baseline": (", best baseline", (0, (1, 1)))}
+BOUND = {"linestyle": (0, (1, 2.5)), "linewidth": 1.1}
+GROWTH = ("s2pg_return", "bptt_return", "bptt5_return")
+
+CAPTIONS = {
+    "variance": (
+        "Variance of the gradient against the length of the trajectory",
+        "Total variance of one trajectory's gradient (trace of the covariance) against the number of steps, with 95 % "
+        "intervals; dotted: what theory says it stays below. One panel per recurrence Z of the memory, above with bounded "
+        "features, below with learned recurrent weights on unbounded ones, where the theory has no bound. Gradients weigh "
+        "every score with the whole return.",
+    ),
+    "variance_forms": (
+        "What signal and baseline change",
+        "As above, for the whole return, the reward to go, and the return with the best constant subtracted in every "
+        "component (estimated on the other half of the trajectories).",
+    ),
+    "gradient_bias": (
+        "Bias and direction of the gradient",
+        "Where the exact gradient is known: distance of the mean over all trajectories from it, relative to its norm "
+        "(dotted: the distance that sampling alone makes), and the cosine between them. Truncated BPTT is biased.",
+    ),
+    "variance_ratio": (
+        "S2PG's variance over BPTT's",
+        "Ratio of variances against the length of the trajectory, for other noise on the memory and other sizes of it. "
+        "Above 1, BPTT has less variance.",
+    ),
+}
+
+
+def look(estimator: str) -> tuple[str, str, object]:
+    """Label, colour and line style of an estimator, from its name's two parts."""
+    kind, _, form = estimator.partition("_")
+    label, method = KINDS.get(kind, (kind, kind))
+    more, line = FORMS.get(form, (f", {form}", "-"))
+    return label + more, style.look(method).colour, line
+
+
+def line(ax: Axes, rows: pd.DataFrame, estimator: str, y: str, ends: tuple[str, str] | None = None) -> None:
+    """One estimator's curve over the length, with a band."""
+    rows, (_, colour, kind) = rows.sort_values("horizon"), look(estimator)
+    ax.plot(rows["horizon"], rows[y], color=colour, linestyle=kind, marker="o", markersize=2.5)
+    if ends:
+        ax.fill_between(rows["horizon"], rows[ends[0]], rows[ends[1]], color=colour, alpha=0.18, linewidth=0)
+
+
+def growth(frame: pd.DataFrame) -> Figure:
+    """Variance and bound, one panel per case that differs from the problem in features and recurrence alone."""
+    return _variances(_main(frame), [name for name in GROWTH if name in set(frame["estimator"])], bounds=True)
+
+
+def forms(frame: pd.DataFrame) -> Figure:
+    """Return, reward to go and baseline, where the features are bounded."""
+    rows = _main(frame)
+    names = [n for n in dict.fromkeys(frame["estimator"]) if n.partition("_")[0] in ("s2pg", "bptt")]
+    return _variances(rows[rows["features"] == "bounded"], names, bounds=False)
+
+
+def _variances(frame: pd.DataFrame, names: Sequence[str], bounds: bool) -> Figure:
+    cases = [part for _, part in frame.groupby(["features", "recurrence"])]
+    fig, axes = panels(len(cases), across=4, width=2.9, height=2.6)
+    for ax, part in zip(axes, cases, strict=True):
+        for name in names:
+            rows = part[part["estimator"] == name]
+            line(ax, rows, name, "variance", ("low", "high"))
+            known = rows[np.isfinite(rows["bound"])].sort_values("horizon")
+            if bounds and len(known):
+                ax.plot(known["horizon"], known["bound"], color=look(name)[1], **BOUND)
+        seen = part[part["estimator"].isin(names)]["variance"]
+        _log_axes(ax, f"{part['features'].iloc[0]}, Z = {part['recurrence'].iloc[0]:g}", "variance")
+        ax.set_ylim(seen.min() / 3, seen.max() * 100)
+    _legend(fig, names)
+    return fig
+
+
+def bias(frame: pd.DataFrame) -> Figure:
+    """Relative distance from the exact gradient, and cosine, of the cases that have one."""
+    rows = _main(frame)
+    rows = rows[rows["bias"].notna()]
+    if rows.empty:
+        return empty("No case of this scale has an exact gradient.")
+    names = [name for name in GROWTH if name in set(rows["estimator"])]
+    cases = [part for _, part in rows.groupby("recurrence")]
+    fig, axes = panels(2 * len(cases), across=len(cases), width=2.9, height=2.4)
+    for upper, lower, part in zip(axes[: len(cases)], axes[len(cases) :], cases, strict=True):
+        for name in names:
+            mine = part[part["estimator"] == name]
+            mine = mine.assign(relative=mine["bias"] / mine["exact_norm"], chance=mine["bias_error"] / mine["exact_norm"])
+            line(upper, mine, name, "relative")
+            upper.plot(mine["horizon"], mine["chance"], color=look(name)[1], **BOUND)
+            line(lower, mine, name, "cosine")
+        _log_axes(upper, f"linear, Z = {part['recurrence'].iloc[0]:g}", "distance / norm")
+        lower.set(xscale="log", xlabel="steps T", ylabel="cosine", ylim=(-1.05, 1.05))
+    _legend(fig, names)
+    return fig
+
+
+def ratio(frame: pd.DataFrame) -> Figure:
+    """Variance of S2PG over that of BPTT, for each noise and size of the memory."""
+    rows = frame[(frame["features"] == "bounded") & frame["estimator"].isin(GROWTH[:2])]
+    usual = rows["recurrence"] == rows["recurrence"].mode().iloc[0]
+    fig, axes = panels(2, across=2, width=3.6, height=2.9)
+    middle = rows[["sigma_memory", "memory"]].mode().iloc[0]
+    for ax, key, other, label in (
+        (axes[0], "sigma_memory", "memory", "standard deviation of z'"),
+        (axes[1], "memory", "sigma_memory", "memory units"),
+    ):
+        shown = rows[usual & (rows[other] == middle[other])]
+        shades = np.linspace(0.15, 0.85, max(shown[key].nunique(), 2))
+        for shade, (value, part) in zip(shades, shown.groupby(key)):
+            wide = part.pivot_table(index="horizon", columns="estimator", values="variance")
+            ax.plot(wide.index, wide[GROWTH[0]] / wide[GROWTH[1]], color=style.sequential(shade), label=f"{value:g}", marker="o", markersize=2.5)
+        ax.axhline(1, color="#444444", linewidth=0.9)
+        _log_axes(ax, label, "S2PG / BPTT")
+        ax.legend(title=None, fontsize=8)
+    return fig
+
+
+def _main(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cases that differ in features and recurrence alone."""
+    usual = frame[["sigma_memory", "memory"]].mode().iloc[0]
+    return frame[(frame["sigma_memory"] == usual["sigma_memory"]) & (frame["memory"] == usual["memory"])]
+
+
+def _log_axes(ax: Axes, title: str, label: str) -> None:
+    ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel=label, title=title)
+
+
+def _legend(fig: Figure, names: Sequence[str]) -> None:
+    handles = [Line2D([], [], color=look(n)[1], linestyle=look(n)[2], label=look(n)[0]) for n in names]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+DRAWN: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "variance": growth,
+    "variance_forms": forms,
+    "gradient_bias": bias,
+    "variance_ratio": ratio,
+}
+
+
+def write(frame: pd.DataFrame, out: Path) -> list[Path]:
+    """Draw all figures as PDF and PNG, with title and caption as JSON; returns what was written."""
+    written: list[Path] = []
+    style.use()
+    for name, draw in DRAWN.items():
+        written += style.save(draw(frame), out / name)
+        title, caption = CAPTIONS[name]
+        text = {"title": title, "caption": caption, "detail": name == "variance_forms", "shown": True}
+        written.append((out / name).with_suffix(".json"))
+        written[-1].write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n")
+    return written
