@@ -108,9 +108,9 @@ class PointMass(gymnasium.Env):
 
     The task does not show the previous action: with it, a policy without memory would set its heading while the cue is
     in sight and repeat it from then on. The position cannot be blanked, and a policy can store a cue in it. That is
-    easy in PointMass2, where a policy without memory lines up below the goal and then goes straight up, and possible in
-    PointMass1, where a blank alone says that the goal is near. It is harder in PointMass3, where the ways from
-    different starts to different goals cross, and in PointMassDoor, where a place is to tell of two doors.
+    easy in PointMass2, where a policy without memory lines up below the goal and then goes straight up; in PointMass1 a
+    blank alone says that the goal is near. It is harder in PointMass3, where the ways from different starts to
+    different goals cross, and in PointMassDoor, where a place is to tell of two doors.
 
     Of the reference, kept: only the reward of a step's last substep counts; the first observation shows the cue even
     where it is out of sight (PointMass1 can start in a corner of the goal's square); a wall is noticed in the substep
@@ -119,7 +119,7 @@ class PointMass(gymnasium.Env):
     length; success (above); `start` in PointMass3's state.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # nothing ties a step to seconds: 20 s an episode
     _canvas: Canvas | None
 
     def __init__(self, field: str = "PointMass3", render_mode: str | None = None) -> None:
