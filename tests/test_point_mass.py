@@ -237,6 +237,18 @@ def test_nothing_visible_tells_the_cue_when_it_is_out_of_sight(id):
     assert different == {"obs": 1, "state": len(cues)}
 
 
+@pytest.mark.parametrize("id", IDS)
+def test_the_policy_sees_position_and_signal_and_the_state_what_the_signal_depends_on(id):
+    env = make(id)
+    first = env.reset(seed=0)[0]
+    later = env.step(act(UP))[0]
+    assert list(parts(first, env, "obs")) == ["position", "signal", "previous_action"]
+    hidden = {"cue", "start"} if id == "PointMass3" else {"cue"}
+    assert {*parts(first, env)} - {*parts(first, env, "obs")} == hidden
+    if id == "PointMass3":
+        assert parts(later, env)["start"] == parts(first, env)["start"] == parts(first, env)["position"]
+
+
 # --- moves, rewards, ends --------------------------------------------------------------------------------------------
 
 

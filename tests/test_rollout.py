@@ -352,10 +352,10 @@ def test_the_mean_mode_is_deterministic_and_the_sample_mode_follows_its_seed() -
 def test_evaluation_hands_on_the_success_of_an_episodes_last_step() -> None:
     """Whatever was said before; nothing where the task says nothing."""
     config = tiny("s2pg", "PointMass3")
-    envs = [Told(worlds.make(config.task, {"max_episode_steps": n})) for n in (1, 2, 3)]
+    envs = [Told(worlds.make(config.task, {"max_episode_steps": n})) for n in (3, 1, 2)]
     episodes = evaluate(tiny_agent(config), envs, [1, 2, 3], "mean", 0)
-    assert [env.told for env in envs] == [[True], [True, False], [True, False, True]]
-    assert [(e.success, e.length) for e in episodes] == [(True, 1), (False, 2), (True, 3)]
+    assert [env.told for env in envs] == [[True, False, True], [True], [True, False]]
+    assert [(e.success, e.length) for e in episodes] == [(True, 3), (True, 1), (False, 2)]
     assert success_rate(episodes) == pytest.approx(2 / 3)
     silent = evaluate(tiny_agent(tiny()), [worlds.make("PendulumV", {"max_episode_steps": 2})], [1], "mean", 0)
     assert (silent[0].success, success_rate(silent)) == (None, None)
