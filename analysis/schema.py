@@ -19,7 +19,8 @@ class SchemaError(AnalysisError):
 class Column:
     """One column: `dtype` is str, int, float or bool; only a `nullable` column may hold empty cells.
 
-    `allowed`: the values it may hold; empty: any.
+    `allowed`: the values it may hold; empty: any. `added`: the column came later, and results from before it lack it;
+    `check` adds it with empty cells.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Column:
     meaning: str
     nullable: bool = False
     allowed: tuple[str, ...] = ()
+    added: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,14 @@ TABLES: dict[str, Table] = {
             Column("return", "float", "reward", "undiscounted sum of the rewards"),
             Column("length", "int", "environment steps", "length of the episode"),
             Column("episode_seed", "int", "-", "seed that the evaluation environment was reset with"),
+            Column(
+                "success",
+                "bool",
+                "-",
+                "the task counts the episode as a success; empty where it does not say what success is",
+                nullable=True,
+                added=True,
+            ),
         ),
     ),
     "timing": Table(
@@ -221,6 +231,7 @@ def check(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     if name not in TABLES:
         raise SchemaError(f"no table is called {name!r}; tables: {', '.join(TABLES)}")
     table = TABLES[name]
+    frame = _with_added(table, frame)
     lacking = [column for column in table.names if column not in frame]
     unknown = [str(column) for column in frame if column not in table.names]
     if lacking or unknown:
@@ -228,6 +239,11 @@ def check(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     for column in table.columns:
         _check_column(name, column, frame[column.name])
     return frame[table.names]
+
+
+def _with_added(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
+    absent = [column for column in table.columns if column.added and column.name not in frame]
+    return frame.assign(**{c.name: pd.array([None] * len(frame), dtype=_EMPTY_NULLABLE[c.dtype]) for c in absent})
 
 
 def _check_column(name: str, column: Column, values: pd.Series) -> None:

@@ -89,6 +89,11 @@ TASKS: dict[str, str] = {
 }
 """Task without its suffix's letter -> display name; the hidden group is added by `task_label`."""
 
+_OTHER_TASKS = {
+    "CueRecall": "Cue recall",
+    **{f"PointMass{which}": f"Point mass {which}" for which in "123"},
+    "PointMassDoor": "Point mass, doors",
+}
 _HIDDEN = {"V": "velocities hidden", "P": "positions hidden", "W": "windy"}
 _VARIANTS = {name: look for family in VARIANTS.values() for name, look in family.items()}
 _LOOKS = {"s2pg": METHODS["s2pg"], **_VARIANTS, **METHODS}
@@ -145,7 +150,7 @@ def task_label(task: str) -> str:
     """Display name of a task, e.g. `HopperV` -> `Hopper (velocities hidden)`; an unknown task keeps its name."""
     stem, kind = task[:-1], task[-1:]
     if stem not in _TASK_ORDER or kind not in _HIDDEN:
-        return {"CueRecall": "Cue recall"}.get(task, task)
+        return _OTHER_TASKS.get(task, task)
     return f"{TASKS[stem + 'V']} ({_HIDDEN[kind]})"
 
 

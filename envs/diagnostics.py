@@ -18,7 +18,7 @@ class CueRecall(gymnasium.Env):
     wrong), and the episode terminates. All other rewards are 0.
 
     Groups: `signal` [2] = (cue at t = 0 and 0 later, 1 when asked and 0 before), `time` [1] = t / delay, `cue` [1].
-    Action [1], of which only the sign matters. `info["correct"]` (bool) comes with the last step.
+    Action [1], of which only the sign matters. `info["success"]` (bool), was it correct, comes with the last step.
 
     The best expected return is 1, reached with one bit of memory; without memory every policy has 0. The task does not
     show the previous action: with it, a policy without memory could pass the cue on in its own actions.
@@ -47,7 +47,7 @@ class CueRecall(gymnasium.Env):
         correct = bool(np.sign(action[0]) == self._cue)
         self._t = min(self._t + 1, self.delay)
         reward = (1.0 if correct else -1.0) if asked else 0.0
-        return self._observe(), reward, asked, False, {"correct": correct} if asked else {}
+        return self._observe(), reward, asked, False, {"success": correct} if asked else {}
 
     def _observe(self) -> np.ndarray:
         t, cue = self._t, self._cue

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from envs.point_mass import FIELDS
 from envs.randomise import Bodies, Permutation, Randomisation, Wind
 from envs.views import View, mujoco_groups
 
@@ -103,8 +104,17 @@ _DIAGNOSTICS = [
     _diagnostic("LinearGaussian", ("system_state", "time")),
 ]
 
+
+def _point_mass(name: str) -> Task:
+    hidden, source = FIELDS[name].hidden, "task of the reference without launcher, reference facts 7.4"
+    shared: dict[str, Any] = {"groups": attrgetter("groups"), "horizon": 1000, "options": {"field": name}}
+    return Task(name, "envs.point_mass:PointMass", hidden=hidden, source=source, blank_previous_action=True, **shared)
+
+
+_SINGLE = [*_DIAGNOSTICS, *map(_point_mass, FIELDS)]
+
 TASKS: dict[str, Task] = {
-    row.id: row for rows in (*map(_locomotion, _LOCOMOTION), *map(_pendulum, _PENDULUMS), _DIAGNOSTICS) for row in rows
+    row.id: row for rows in (*map(_locomotion, _LOCOMOTION), *map(_pendulum, _PENDULUMS), _SINGLE) for row in rows
 }
 """All tasks by id."""
 

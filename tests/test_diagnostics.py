@@ -21,7 +21,7 @@ def recall(policy, delay=3, episodes=200):
             observation, reward, terminated, _, info = env.step(np.array([action], np.float32))
             total, steps = total + reward, steps + 1
         assert steps == delay + 1
-        assert info["correct"] == (total == 1.0)
+        assert info["success"] == (total == 1.0)
         returns.append(total)
     return np.array(returns)
 
@@ -53,7 +53,7 @@ def test_cue_recall_timeline():
         rows, [[cue, 0, 0, 0], [0, 0, 1 / 3, 0], [0, 0, 2 / 3, 0], [0, 1, 1, 0]], rtol=1e-6
     )  # shown cue, question, time, (blank) previous action
     _, reward, terminated, _, info = env.step(np.array([cue]))
-    assert (reward, terminated, info) == (1.0, True, {"correct": True})
+    assert (reward, terminated, info) == (1.0, True, {"success": True})
 
 
 def test_cue_is_a_fair_coin_and_nothing_visible_tells_it_later():

@@ -273,6 +273,26 @@ def test_schema_refuses_unknown_values_and_empty_cells(root):
         schema.check("episodes", episodes.assign(**{"return": float("nan")}))
 
 
+def test_episodes_from_before_there_was_success_are_read_with_an_empty_column(root):
+    tables = collected(root)  # the synthetic runs are such
+    assert tables.episodes["success"].isna().all()
+    assert tables.episodes["success"].dtype == "boolean"
+    old = pd.read_parquet(ROOT / "results" / "published" / "ppo_small" / "episodes.parquet")
+    assert "success" not in old
+    read = read_tables(ROOT / "results" / "published" / "ppo_small").episodes
+    pd.testing.assert_frame_equal(read.drop(columns="success"), old)
+    assert read["success"].isna().all()
+
+
+def test_success_is_read_from_the_runs_that_say_it(root):
+    said = changed("episodes.parquet", lambda f: f.assign(success=(f["length"].cumsum() % 2000 == 0).astype("boolean")))
+    said(root / "runs" / S2PG / "seed_0")
+    episodes = collected(root).episodes
+    told = episodes[episodes["success"].notna()]
+    assert set(map(tuple, told[["method", "seed"]].drop_duplicates().to_numpy())) == {("s2pg", 0)}
+    assert told["success"].tolist() == [False, True] * (len(told) // 2)  # synthetic episodes have 1000 steps
+
+
 def test_data_dictionary_in_results_readme_is_the_schema():
     assert schema.dictionary() in (ROOT / "results" / "README.md").read_text()
 

@@ -22,7 +22,7 @@ from s2pg.memory import Recurrent
 from s2pg.nets import GRU
 from s2pg.policy import Decision, Policy
 from s2pg.training import worlds
-from s2pg.training.evaluate import evaluate
+from s2pg.training.evaluate import evaluate, success_rate
 from s2pg.types import View, Width
 from tests.helpers import collect, collector, seeded, tiny, tiny_agent
 
@@ -347,6 +347,31 @@ def test_the_mean_mode_is_deterministic_and_the_sample_mode_follows_its_seed() -
     assert sample[0] == sample[1]
     assert sample[0] != sample[2]
     assert sample[0] != mean[0]
+
+
+def test_evaluation_hands_on_the_success_of_an_episodes_last_step() -> None:
+    """Whatever was said before; nothing where the task says nothing."""
+    config = tiny("s2pg", "PointMass3")
+    envs = [Told(worlds.make(config.task, {"max_episode_steps": n})) for n in (3, 1, 2)]
+    episodes = evaluate(tiny_agent(config), envs, [1, 2, 3], "mean", 0)
+    assert [env.told for env in envs] == [[True, False, True], [True], [True, False]]
+    assert [(e.success, e.length) for e in episodes] == [(True, 3), (True, 1), (False, 2)]
+    assert success_rate(episodes) == pytest.approx(2 / 3)
+    silent = evaluate(tiny_agent(tiny()), [worlds.make("PendulumV", {"max_episode_steps": 2})], [1], "mean", 0)
+    assert (silent[0].success, success_rate(silent)) == (None, None)
+
+
+class Told(gymnasium.Wrapper):
+    """Says success at every other step."""
+
+    def reset(self, **options: Any) -> tuple:
+        self.told: list[bool] = []
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> tuple:
+        *step, info = self.env.step(action)
+        self.told.append(len(self.told) % 2 == 0)
+        return *step, {**info, "success": np.bool_(self.told[-1])}
 
 
 def test_both_sights_are_stored_where_policy_and_critic_differ() -> None:

@@ -24,6 +24,7 @@ from s2pg.config import RunConfig, resolve
 from s2pg.data.rollout import Collector, Rollout, Stopwatch
 from s2pg.training import checkpoint, worlds
 from s2pg.training.checkpoint import RunError
+from s2pg.training.log import Log
 from tests.helpers import same_bits, tensors, tiny, train_here, train_process
 
 # Children are forked by a fresh server that has loaded the suite: real processes, to be killed, without its start-up.
@@ -239,9 +240,10 @@ def test_a_run_leaves_the_files_of_the_data_dictionary(reference: Path) -> None:
     }
     assert RunConfig.load(reference / "config.yaml") == tiny()
     episodes, timing = (pd.read_parquet(reference / f"{name}.parquet") for name in ("episodes", "timing"))
-    assert episodes.columns.tolist() == ["step", "mode", "episode", "return", "length", "seed"]
+    assert episodes.columns.tolist() == ["step", "mode", "episode", "return", "length", "seed", "success"]
     assert len(episodes) == 4 * 2 * 2, "epochs 0..3, two modes, two episodes"
     assert (episodes.length == 11).all()
+    assert episodes.success.isna().all(), "the pendulum does not say what success is"
     assert timing.step.tolist() == [0, 64, 128, 192]
     parts = timing[["environment", "acting", "learning", "evaluation"]]
     assert (timing.wall.diff().iloc[1:] >= 0.9 * parts.sum(axis=1).iloc[1:]).all()
@@ -268,6 +270,26 @@ def test_the_logged_returns_are_those_of_the_episodes(reference: Path) -> None:
     frame = scalars(reference).set_index(["tag", "step"]).value
     for (mode, step), value in means.items():
         assert frame[f"eval/return/{mode}", step] == pytest.approx(value, rel=1e-5)
+
+
+def test_success_is_logged_where_the_task_says_what_it_is(tmp_path: Path) -> None:
+    """On cue recall it is a return of 1."""
+    train_here(replace(tiny(task="CueRecall"), epochs=1, eval_episodes=10), tmp_path)
+    episodes = pd.read_parquet(tmp_path / "episodes.parquet")
+    assert episodes.success.dtype == "boolean"
+    assert (episodes.success == (episodes["return"] == 1)).all()
+    assert 0 < episodes.success.mean() < 1, "it can tell the two apart"
+    logged = scalars(tmp_path).set_index(["tag", "step"]).value
+    for (mode, step), value in episodes.groupby(["mode", "step"]).success.mean().items():
+        assert logged[f"eval/success/{mode}", step] == pytest.approx(float(value))
+
+
+def test_episodes_of_a_checkpoint_from_before_there_was_success_are_kept(tmp_path: Path) -> None:
+    old = {"step": 0, "mode": "mean", "episode": 0, "return": 1.0, "length": 4, "seed": 7}
+    log = Log(tmp_path, {"episodes": [old, {**old, "step": 64, "success": True}], "timing": []}, 0)
+    log.tables()
+    log.close()
+    assert pd.read_parquet(tmp_path / "episodes.parquet").success.tolist() == [pd.NA, True]
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------

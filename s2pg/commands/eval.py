@@ -11,7 +11,7 @@ import torch
 from s2pg.commands import show
 from s2pg.commands.runs import Opened, open_run
 from s2pg.training import worlds
-from s2pg.training.evaluate import Episode, evaluate
+from s2pg.training.evaluate import Episode, evaluate, success_rate
 from s2pg.training.loop import MODES
 from s2pg.training.worlds import derive
 from s2pg.types import Mode
@@ -30,8 +30,9 @@ def run(args: Namespace) -> int:
         print(json.dumps({**about, "modes": found}, indent=2))
         return 0
     print(f"{run}; {args.episodes} fresh episodes per mode (seed {args.seed})\n")
-    rows = [[mode, *(_cell(found[mode][key]) for key in COLUMNS)] for mode in modes]
-    print(show.table(rows, ["mode", *COLUMNS.values()], ["mode"]))
+    shown = {key: name for key, name in COLUMNS.items() if key != "success" or found[modes[0]][key] is not None}
+    rows = [[mode, *(_cell(found[mode][key]) for key in shown)] for mode in modes]
+    print(show.table(rows, ["mode", *shown.values()], ["mode"]))
     print("\nThe interval (bootstrap over episodes) is about this one policy; other seeds train other policies.")
     return 0
 
@@ -43,6 +44,7 @@ COLUMNS = {
     "min": "min",
     "max": "max",
     "length": "mean length",
+    "success": "success rate",  # only of tasks that say what success is
 }
 
 
@@ -71,6 +73,7 @@ def summary(found: list[Episode]) -> dict:
         "min": returns.min(),
         "max": returns.max(),
         "length": float(np.mean([episode.length for episode in found])),
+        "success": success_rate(found),
         "returns": returns.tolist(),
         "seeds": [episode.seed for episode in found],
     }

@@ -113,7 +113,7 @@ def _frames(run: Opened, trace: Trace, steps: list[int]) -> tuple[Iterator[np.nd
         first = next(frames)
     except Exception as error:  # whatever a driver or a missing package raises
         return None, f"memory, observation and action only: {run.config.task} cannot be rendered ({_line(error)})"
-    return _after(first, frames), f"rendered with {os.environ['MUJOCO_GL'] if trace.mujoco else 'pygame'}"
+    return _after(first, frames), f"rendered with {os.environ['MUJOCO_GL'] if trace.mujoco else 'the task itself'}"
 
 
 def replay(run: Opened, trace: Trace, steps: list[int]) -> Iterator[np.ndarray]:

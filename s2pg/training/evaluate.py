@@ -19,6 +19,7 @@ class Episode(NamedTuple):
     ret: float
     length: int
     seed: int
+    success: bool | None = None  # `info["success"]` of its last step; None where the task does not say
 
 
 @torch.inference_mode()
@@ -37,15 +38,25 @@ def evaluate(
     obs = np.stack([env.reset(seed=int(seed))[0][key] for env, seed in zip(envs, seeds, strict=True)])
     start, z = torch.ones(n, dtype=torch.bool, device=agent.device), agent.policy.memory.initial(n)
     returns, lengths, alive = np.zeros(n), np.zeros(n, dtype=int), np.arange(n)
+    success: list[bool | None] = [None] * n
     while len(alive):
         seen = agent.normalisers[key](torch.from_numpy(obs).to(agent.device))
         u, z = agent.policy.act(seen, start, z, mode, generator)
         steps = [envs[int(i)].step(a) for i, a in zip(alive, u[:, : agent.policy.actions].cpu().numpy(), strict=True)]
         returns[alive] += [step[1] for step in steps]
         lengths[alive] += 1
+        for i, step in zip(alive, steps, strict=True):
+            success[i] = step[4].get("success")
         go = np.array([not (step[2] or step[3]) for step in steps])
         obs = np.stack([step[0][key] for step in steps])
         if not go.all():
             alive, obs, z = alive[go], obs[go], z[torch.from_numpy(go)]
         start = torch.zeros(len(alive), dtype=torch.bool, device=agent.device)
-    return [Episode(float(r), int(length), int(seed)) for r, length, seed in zip(returns, lengths, seeds, strict=True)]
+    columns = zip(returns, lengths, seeds, success, strict=True)
+    return [Episode(float(r), int(n), int(seed), None if won is None else bool(won)) for r, n, seed, won in columns]
+
+
+def success_rate(episodes: Sequence[Episode]) -> float | None:
+    """Share of successes among the episodes of one task; None where it does not say."""
+    said = [episode.success for episode in episodes if episode.success is not None]
+    return float(np.mean(said)) if said else None

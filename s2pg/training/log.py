@@ -10,7 +10,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from s2pg.training import checkpoint
 
-EPISODES = {"step": "int64", "mode": "str", "episode": "int64", "return": "float64", "length": "int64", "seed": "int64"}
+EPISODES = {
+    "step": "int64",
+    "mode": "str",
+    "episode": "int64",
+    "return": "float64",
+    "length": "int64",
+    "seed": "int64",
+    "success": "boolean",  # empty where the task does not say
+}
 TIMING = dict.fromkeys(("environment", "acting", "learning", "evaluation", "wall"), "float64") | {"step": "int64"}
 PROBE = {"group": "str", "features": "str", "r2": "float64", "dimensions": "int64", "steps": "int64"}
 

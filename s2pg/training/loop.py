@@ -22,7 +22,7 @@ from s2pg.config import RunConfig
 from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
-from s2pg.training.evaluate import evaluate
+from s2pg.training.evaluate import evaluate, success_rate
 from s2pg.training.log import PROBE, Log, close, text_log
 from s2pg.training.probe import EPISODES, probe
 from s2pg.training.provenance import provenance
@@ -160,8 +160,11 @@ class Run:
             episodes = evaluate(self.agent, self.eval_envs, seeds, mode, derive(seed, "evaluation noise", self.epoch))
             metrics[f"eval/return/{mode}"] = float(np.mean([e.ret for e in episodes]))
             metrics[f"eval/length/{mode}"] = float(np.mean([e.length for e in episodes]))
+            if (rate := success_rate(episodes)) is not None:
+                metrics[f"eval/success/{mode}"] = rate
+            when = {"step": self.step, "mode": mode}
             self.log.rows["episodes"] += [
-                {"step": self.step, "mode": mode, "episode": i, "return": e.ret, "length": e.length, "seed": e.seed}
+                {**when, "episode": i, "return": e.ret, "length": e.length, "seed": e.seed, "success": e.success}
                 for i, e in enumerate(episodes)
             ]
         return metrics
