@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "figures": ("analysis.figures", "draw the figures as PDF and PNG"),
     "notebooks": ("analysis.notebooks", "execute the notebooks and write them as .ipynb and .html"),
     "publish": ("analysis.publish", "make a small copy of the tidy tables, to ship with the suite"),
-    "gradients": ("analysis.gradients", "slopes, crossings, verdicts and figures of a gradient study"),
+    "study": ("analysis.studies", "verdicts, tables and figures of a study, as the variance of gradients"),
     "report": ("analysis.report", "write the self-contained HTML report"),
 }
 

@@ -30,6 +30,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
 from analysis.figures.common import MODE_LABEL, Tidy, short
 from analysis.load import run_folder
+from analysis.studies import KINDS
 from analysis.tables import TABLES
 
 DPI = style.RC["savefig.dpi"]
@@ -115,6 +116,26 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
     }
 
 
+def study(scale: str, name: str, results: Path) -> dict[str, Any]:
+    """All that the template shows of one study: the same keys as an experiment's, without those of runs."""
+    tables, figures = (results / kind / scale / name for kind in ("tables", "figures"))
+    about = load_json(tables / "study.json")
+    spec, verdicts = about["spec"], load_json(tables / "claims.json")["claims"]
+    origins = [load_json(results / "runs" / scale / name / f"{case}.json") for case in about["cases"]]
+    said = {"steps": None, "min_seeds": None, "evidence": []}
+    return {
+        "name": name,
+        "title": spec["title"],
+        "spec": {},
+        "notes": [prose(note) for note in spec.get("notes", [])],
+        "cases": about["cases"],
+        "claims": [claim | verdict_words(claim) | said for claim in verdicts],
+        "figures": pictures(figures),
+        "tables": result_tables(tables),
+        "provenance": measured_by(origins),
+    }
+
+
 def tally(runs: pd.DataFrame) -> dict[str, int]:
     """Numbers of attempted, finished, failed and missing runs."""
     states = runs["status"].value_counts()
@@ -152,10 +173,17 @@ def described(claim: Mapping[str, Any], rule: Mapping[str, Any]) -> dict[str, An
     steps = sorted(set(claim.get("budget", {}).values()))
     span = " to ".join(number(n) for n in dict.fromkeys(steps[:1] + steps[-1:]))
     return {
-        "badge": BADGES.get(claim["verdict"], "open"),
+        **verdict_words(claim),
         "what": RULES.get(claim["statistic"], claim["statistic"]).format(**names) + where,
         "min_seeds": rule.get("min_seeds"),
         "steps": f"{span} environment steps per run" if span else "no finished run",
+    }
+
+
+def verdict_words(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """What every verdict shows, of runs and of studies."""
+    return {
+        "badge": BADGES.get(claim["verdict"], "open"),
         "value": with_interval(claim),
         "reason": typeset(claim["reason"]),
         "strip": strip(claim),
@@ -211,15 +239,18 @@ def prose(markdown: str) -> Markup:
 
 
 def pictures(folder: Path) -> list[dict[str, Any]]:
-    """Figures in the order of the registry with titles and captions; without those not drawn or not applicable."""
-    drawn = [name for name in FIGURES if (folder / f"{name}.png").exists() and (folder / f"{name}.json").exists()]
+    """Figures in the order of the registries with titles and captions; without those not drawn or not applicable."""
+    known = dict.fromkeys([*FIGURES, *(name for kind in KINDS.values() for name in kind.pictures)])
+    drawn = [name for name in known if (folder / f"{name}.png").exists() and (folder / f"{name}.json").exists()]
     texts = {name: load_json(folder / f"{name}.json") for name in drawn}
     return [{"name": name, **t, **embed(folder / f"{name}.png")} for name, t in texts.items() if t.get("shown", True)]
 
 
 def result_tables(folder: Path) -> list[dict[str, Any]]:
-    """The Markdown tables of the experiment in the order of their registry; long ones are folded away."""
-    written = [name for name in TABLES if name not in SHOWN_ABOVE and (folder / f"{name}.md").exists()]
+    """The Markdown tables of a folder, in the order of the registry if they are in it; long ones are folded away."""
+    found = [path.stem for path in sorted(folder.glob("*.md")) if not path.stem.startswith("evidence")]
+    known = [name for name in TABLES if name in found]
+    written = [name for name in dict.fromkeys([*known, *found]) if name not in SHOWN_ABOVE]
     texts = {name: (folder / f"{name}.md").read_text() for name in written}
     return [
         {
@@ -255,6 +286,18 @@ def origin(runs: pd.DataFrame, provenance: list[dict[str, Any]]) -> dict[str, st
         "Packages": joined(packages),
         "Runs started": " to ".join(dict.fromkeys([*started[:1], *started[-1:]])),
         "Command of a run": as_typed(provenance[0].get("command", "")) if provenance else "",
+    }
+
+
+def measured_by(provenance: list[dict[str, Any]]) -> dict[str, str]:
+    """As `origin`, of the cases of a study."""
+    started = sorted(p["started"] for p in provenance)
+    return {
+        "Code revision": joined(code_of(p["git_revision"], p["git_dirty"]) for p in provenance),
+        "Hardware": joined(f"{p['cpu']}, {p['cores']} cores, {p['platform']}" for p in provenance),
+        "Python": joined(p["python"] for p in provenance),
+        "Measured": " to ".join(dict.fromkeys([*started[:1], *started[-1:]])),
+        "Command of a case": as_typed(provenance[0]["command"]),
     }
 
 
@@ -325,7 +368,10 @@ def share_of_paper(scale: str, spec: Mapping[str, Any]) -> str:
 
 def write(scale: str, names: Iterable[str], results: Path, out: Path) -> Path:
     """Write the report on some experiments at one scale to `out`; AnalysisError if one has no tables."""
-    experiments = [experiment(scale, name, results) for name in names]
+    experiments = [
+        (study if (results / "tables" / scale / name / "study.json").exists() else experiment)(scale, name, results)
+        for name in names
+    ]
     for one in experiments:
         one["share"] = share_of_paper(scale, one["spec"])
     environment = jinja2.Environment(

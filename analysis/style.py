@@ -140,6 +140,11 @@ def look(method: str) -> Look:
     return _LOOKS.get(method, Look(method, "#6E6E6E", "-", "."))
 
 
+def sequential(shade: float) -> tuple[float, ...]:
+    """A colour for an ordered quantity, `shade` from 0 (dark) to 1 (light)."""
+    return mpl.colormaps["viridis"](shade)
+
+
 def label(method: str) -> str:
     """Display name of a method; `s2pg@sac_blind`, its runs in another experiment, is called `S2PG (sac_blind)`."""
     name, _, experiment = method.partition("@")

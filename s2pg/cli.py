@@ -16,6 +16,7 @@ examples:
   s2pg watch runs/one --out episode.mp4         an episode, and the memory's trace beside it
   s2pg bench --task HalfCheetahV                milliseconds per step of every method
   s2pg cost --experiment ppo_pomdp --scale paper --cores 64
+  s2pg study gradient_variance --case marginal  variance of the gradients of S2PG and BPTT
   s2pg doctor                                   does the installation work?
 
 Whole experiments, from training to the report, are Snakemake's part: snakemake --cores 16
@@ -169,13 +170,13 @@ def count(text: str) -> int:
     return natural(text, 1)
 
 
-def _gradients(command: Command) -> None:
+def _study(command: Command) -> None:
     add = command.add_argument
-    add("--study", metavar="S", default="gradient_variance", help="file in workflow/config/studies (default: %(default)s)")
+    add("study", metavar="STUDY", help="file in workflow/config/studies, e.g. gradient_variance")
     add("--case", metavar="C", required=True, help="a case of the study's file")
-    add("--scale", metavar="S", default="demo", help=f"lengths and number of trajectories: {SCALES} (default: demo)")
+    add("--scale", metavar="S", default="demo", help=f"how much is measured: {SCALES} (default: demo)")
     add("--seed", metavar="N", type=natural, default=0, help="default: 0")
-    add("--out", metavar="FILE", help=".parquet (default: its place below results/gradients)")
+    add("--out", metavar="FILE", help=".parquet (default: its place below results/runs)")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
@@ -185,7 +186,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "list": ("List experiments, tasks, methods or seeds.", _list),
     "bench": ("Time environment, acting and learning per method, on one thread.", _bench),
     "cost": ("Say what an experiment needs: core-hours, memory, disk, from measured times.", _cost),
-    "gradients": ("Measure the variance of policy gradients on one case of a gradient study.", _gradients),
+    "study": ("Measure one case of a study, as the variance of policy gradients.", _study),
     "doctor": ("Check the installation. Exit code 1 if something fails.", _doctor),
 }
 

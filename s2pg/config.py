@@ -277,7 +277,7 @@ class Experiment:
 
     def scale(self, name: str) -> Scale:
         """Grid and budget at a scale. Raises ConfigError when the experiment has no such scale."""
-        return self.scales[_choose("scale", name, self.scales, self.path)]
+        return self.scales[choose("scale", name, self.scales, self.path)]
 
     def memory(self, method: str) -> MethodConfig:
         """A method's point on the memory axis, with this experiment's sight."""
@@ -317,12 +317,17 @@ def list_experiments() -> list[str]:
     return sorted(path.stem for path in (config_dir() / "experiments").glob("*.yaml"))
 
 
+def list_studies() -> list[str]:
+    """Names of all studies, sorted; `s2pg.study` reads them."""
+    return sorted(path.stem for path in (config_dir() / "studies").glob("*.yaml"))
+
+
 def load_experiment(name: str) -> Experiment:
     """Read and check `experiments/<name>.yaml`."""
     folder = config_dir() / "experiments"
-    path = folder / f"{_choose('experiment', name, list_experiments(), folder)}.yaml"
+    path = folder / f"{choose('experiment', name, list_experiments(), folder)}.yaml"
     spec = load_checked(path, "experiment.yaml")
-    _choose("name", spec["name"], [name], path)
+    choose("name", spec["name"], [name], path)
     _check_names(spec, path)
     scales = {key: _construct(Scale, value) for key, value in spec["scales"].items()}
     rest = {
@@ -360,7 +365,7 @@ def profiles(algorithm: str) -> list[str]:
 def hparams(algorithm: str, profile: str, method: str, task: str) -> dict[str, Any]:
     """Hyperparameters: a profile's `base`, its rules that match method and task, the method's own; the later wins."""
     path, known = _profiles(algorithm)
-    chosen = known[_choose("profile", profile, known, path)]
+    chosen = known[choose("profile", profile, known, path)]
     for index, rule in enumerate(chosen["rules"]):
         _check_rule(rule, f"{path}: {profile}.rules.{index}")
     matching = (r["values"] for r in chosen["rules"] if _matches(r, method, task))
@@ -412,14 +417,15 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def workflow_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`default.yaml` updated by `config` (Snakemake's `--config`), checked; `experiments` is a list of known names."""
+    """`default.yaml` updated by `config` (Snakemake's `--config`), checked; `experiments` is a list of known names,
+    of experiments and of studies."""
     path = config_dir() / "default.yaml"
     settings = {**load_checked(path, "default.yaml"), **(config or {})}
     if isinstance(settings["experiments"], str):
         settings["experiments"] = settings["experiments"].replace(",", " ").split()
     _validate(settings, "default.yaml", path if not config else f"{path} with --config")
     for name in settings["experiments"]:
-        _choose("experiments", name, list_experiments(), path)
+        choose("experiments", name, list_experiments() + list_studies(), path)
     return settings
 
 
@@ -428,21 +434,21 @@ def workflow_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]
 
 def _check_names(spec: Mapping[str, Any], path: Path) -> None:
     """Names in an experiment file exist, and the anchors of normalisation are part of every grid."""
-    _choose("profile", spec["profile"], profiles(spec["algorithm"]), path)
+    choose("profile", spec["profile"], profiles(spec["algorithm"]), path)
     known, used = methods(), set()
     for name, scale in spec["scales"].items():
         for key, allowed in (("tasks", tasks()), ("methods", known)):
             for value in scale[key]:
-                _choose(f"scales.{name}.{key}", value, allowed, path)
+                choose(f"scales.{name}.{key}", value, allowed, path)
         if missing := {"random", "oracle"} - set(scale["methods"]):
             raise ConfigError(f"{path}: scales.{name}.methods: the anchors {sorted(missing)} must be part of the grid")
         used.update(scale["methods"])
     played = {task for scale in spec["scales"].values() for task in scale["tasks"]}
     for claim in spec["claims"]:
         for key in {"a", "b", "task"} & claim["rule"].keys():
-            _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], played if key == "task" else used, path)
+            choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], played if key == "task" else used, path)
         for key in {"experiment_a", "experiment_b"} & claim["rule"].keys():
-            _choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], list_experiments(), path)
+            choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], list_experiments(), path)
     _check_patterns(f"{path}: task_options", spec.get("task_options", {}), tasks())
 
 
@@ -455,7 +461,7 @@ def _check_patterns(where: str, patterns: Iterable[str], names: Iterable[str]) -
     """Every pattern means something."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            _choose(where, pattern, names)
+            choose(where, pattern, names)
 
 
 def _matches(rule: Mapping[str, Any], method: str, task: str) -> bool:
@@ -473,7 +479,7 @@ def _check_at_least(key: str, value: int, of: str, least: int) -> None:
         raise ConfigError(f"{key}: {value} is less than {of}: {least}")
 
 
-def _choose(key: str, value: str, allowed: Iterable[str], source: str | Path | None = None) -> str:
+def choose(key: str, value: str, allowed: Iterable[str], source: str | Path | None = None) -> str:
     """`value` if it is allowed; otherwise an error with the allowed values and the nearest one."""
     allowed = list(allowed)
     if value in allowed:
@@ -483,12 +489,12 @@ def _choose(key: str, value: str, allowed: Iterable[str], source: str | Path | N
 
 
 def _choose_part(key: str, value: str, part: Iterable[str], known: Iterable[str], source: Path) -> None:
-    """As `_choose` from what an experiment has, telling what does not exist from what it only leaves out."""
+    """As `choose` from what an experiment has, telling what does not exist from what it only leaves out."""
     if value in known and value not in part:
         raise ConfigError(
             f"{source}: {key}: {value!r} is no part of this experiment; allowed: {', '.join(sorted(part))}"
         )
-    _choose(key, value, part, source)
+    choose(key, value, part, source)
 
 
 def _allowed(value: Any, allowed: Iterable[Any]) -> str:

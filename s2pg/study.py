@@ -1,52 +1,19 @@
-"""A gradient study: problems with a closed form, estimators, and how much of them is measured at each scale."""
+"""A study: something measured case by case and without training, as the variance of gradients.
+
+Its file `studies/<name>.yaml` holds claims, cases and scales, as an experiment's does; what a case and a scale say
+depends on the study's kind (schema/study.yaml).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from s2pg.config import ConfigError, config_dir, load_checked
-from s2pg.config import _choose as choose
-from s2pg.config import _construct as construct
+from s2pg.config import choose, config_dir, list_studies, load_checked
 
-Features = Literal["bounded", "linear"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One policy on one system, see `s2pg.gradients.problem`."""
-
-    features: Features  # of the policy: tanh(o, z) / sqrt(X), or (o, z) itself
-    recurrence: float  # Z, by how much a step of the memory carries the last one on
-    read: float  # K, how strongly the action reads the memory
-    memory: int
-    sigma_action: float
-    sigma_memory: float
-    discount: float
-
-
-class Part(NamedTuple):
-    """A job of the study: all estimators on one case, at every length of the trajectory."""
-
-    study: str
-    scale: str
-    case: str
-
-    @property
-    def file(self) -> str:
-        """Its result below `results/`."""
-        return f"gradients/{self.scale}/{self.study}/{self.case}.parquet"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What is measured at one scale: `episodes` trajectories at each length, anew for each."""
-
-    cases: tuple[str, ...]
-    estimators: tuple[str, ...]
-    horizons: tuple[int, ...]
-    episodes: int
+Kind = Literal["gradients"]
+COMMON = {"name", "title", "notes", "claims", "base", "cases", "scales", "resources"}
 
 
 @dataclass(frozen=True)
@@ -54,30 +21,28 @@ class Study:
     """A study's file. `spec` is the file as it is written, `path` where it lies."""
 
     name: str
-    title: str
-    claims: tuple[dict[str, Any], ...]
-    cases: dict[str, Case]
-    estimators: dict[str, dict[str, Any]]  # arguments of `s2pg.gradients.estimators.Estimator`
-    scales: dict[str, Scale]
+    kind: Kind
+    cases: dict[str, dict[str, Any]]  # each in full: the file's `base` and what differs from it
     spec: dict[str, Any]
     path: Path
 
-    def scale(self, name: str) -> Scale:
-        """What is measured at a scale. Raises ConfigError when the study has no such scale."""
-        return self.scales[choose("scale", name, self.scales, self.path)]
+    def scale(self, name: str) -> dict[str, Any]:
+        """What is measured at a scale, and of which cases. Raises ConfigError when the study has no such scale."""
+        scales: dict[str, dict[str, Any]] = self.spec["scales"]
+        return scales[choose("scale", name, scales, self.path)]
 
-    def case(self, name: str) -> Case:
+    def case(self, name: str) -> dict[str, Any]:
         """A case of the file. Raises ConfigError on any other name."""
         return self.cases[choose("case", name, self.cases, self.path)]
 
-    def parts(self, scale: str) -> list[Part]:
-        """All jobs, in a fixed order."""
-        return [Part(self.name, scale, case) for case in self.scale(scale).cases]
+    def settings(self, scale: str, case: str) -> dict[str, Any]:
+        """All of the file that a measurement depends on."""
+        own = {key: value for key, value in self.spec.items() if key not in COMMON}
+        return {**own, "case": self.case(case), "scale": {**self.scale(scale), "cases": None}}
 
-
-def list_studies() -> list[str]:
-    """Names of all studies, sorted."""
-    return sorted(path.stem for path in (config_dir() / "studies").glob("*.yaml"))
+    def file(self, scale: str, case: str) -> str:
+        """Result of a case below `results/`."""
+        return f"runs/{scale}/{self.name}/{case}.parquet"
 
 
 def load_study(name: str) -> Study:
@@ -86,24 +51,19 @@ def load_study(name: str) -> Study:
     path = folder / f"{choose('study', name, list_studies(), folder)}.yaml"
     spec = load_checked(path, "study.yaml")
     choose("name", spec["name"], [name], path)
-    cases = {key: construct(Case, {**spec["problem"], **row}, f"{path}: cases.{key}") for key, row in spec["cases"].items()}
-    scales = {key: construct(Scale, row) for key, row in spec["scales"].items()}
     _check_names(spec, path)
-    rest = {"claims": tuple(spec["claims"]), "cases": cases, "scales": scales, "spec": spec, "path": path}
-    return construct(Study, {**spec, **rest})
+    cases = {key: {**spec["base"], **row} for key, row in spec["cases"].items()}
+    return Study(name, spec["kind"], cases, spec, path)
 
 
 def _check_names(spec: dict[str, Any], path: Path) -> None:
-    """Cases and estimators of scales and claims are known."""
-    known = {"cases": spec["cases"], "estimators": spec["estimators"]}
+    """Cases, and estimators where there are some, of scales and claims are known."""
+    known = {"cases": spec["cases"], "estimators": spec.get("estimators", {})}
     for name, scale in spec["scales"].items():
-        for key, names in known.items():
+        for key in known.keys() & scale.keys():
             for value in scale[key]:
-                choose(f"scales.{name}.{key}", value, names, path)
+                choose(f"scales.{name}.{key}", value, known[key], path)
     for claim in spec["claims"]:
         for key, kind in (("a", "estimators"), ("b", "estimators"), ("case", "cases")):
-            if key in claim["rule"]:
+            if key in claim["rule"] and known[kind]:
                 choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], known[kind], path)
-
-
-__all__ = ["Case", "ConfigError", "Part", "Scale", "Study", "list_studies", "load_study"]

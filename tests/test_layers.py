@@ -25,7 +25,7 @@ ORDER = [
     "commands",
     "cli __main__",
 ]
-LEAVES = {"types", "config"}
+LEAVES = {"types", "config", "study"}
 BESIDE = {
     "data": set(),
     "gradients": {"nets", "memory", "policy", "critic", "algorithms", "data"},
@@ -62,7 +62,7 @@ def layer(path: Path) -> str:
 def allowed(name: str) -> set[str]:
     """The layers of s2pg that layer `name` may import."""
     if name in LEAVES or name == "__init__":
-        return {name}
+        return {name} | ({"config"} if name == "study" else set())
     if name in BESIDE:
         return LEAVES | BESIDE[name] | {name}
     rows = [row.split() for row in ORDER]
@@ -107,11 +107,15 @@ def test_the_workflow_imports_nothing_of_s2pg_but_its_configuration() -> None:
     files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk"), *sources("workflow")]
     words = re.compile(r"^\s*(?:from|import)\s+(s2pg[\w.]*)(?:\s+import\s+(\w+))?", re.MULTILINE)
     found = {match for path in files for match in words.findall(path.read_text())}
-    assert {module if module != "s2pg" else f"s2pg.{name}" for module, name in found} == {"s2pg.config"}
+    assert {module if module != "s2pg" else f"s2pg.{name}" for module, name in found} == {
+        "s2pg.config",
+        "s2pg.study",
+    }
 
 
 def test_configuration_loads_without_torch_or_environments() -> None:
-    code = "import sys, s2pg.config; print(sorted({'torch', 'gymnasium', 'mujoco', 'pandas'} & set(sys.modules)))"
+    heavy = {"torch", "gymnasium", "mujoco", "pandas"}
+    code = f"import sys, s2pg.config, s2pg.study; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -16,14 +16,15 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from s2pg.config import list_experiments, load_experiment, workflow_settings
+from s2pg.config import list_experiments, list_studies, load_experiment, workflow_settings
+from s2pg.study import load_study
 from tests.synthetic import write_grid
 from workflow.scripts.grid import grid
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", "__pycache__", ".*_cache", ".hypothesis")
 SMOKE = ["--cores", "2", "--config", "scale=smoke"]
-RULES = ["common.smk", "train.smk", "analyse.smk", "report.smk"]
+RULES = ["common.smk", "train.smk", "analyse.smk", "study.smk", "report.smk"]
 
 
 def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -41,8 +42,20 @@ def plan(folder: Path, *words: str) -> dict[str, int]:
     return {rule: int(count) for rule, count in rows if rule != "total"}
 
 
+def chosen() -> list[str]:
+    return [name for name in workflow_settings()["experiments"] if name in list_experiments()]
+
+
+def studied() -> list[str]:
+    return [name for name in workflow_settings()["experiments"] if name in list_studies()]
+
+
 def runs(scale: str) -> int:
-    return sum(len(load_experiment(name).runs(scale)) for name in workflow_settings()["experiments"])
+    return sum(len(load_experiment(name).runs(scale)) for name in chosen())
+
+
+def cases(scale: str) -> int:
+    return sum(len(load_study(name).scale(scale)["cases"]) for name in studied())
 
 
 def copy(folder: Path) -> Path:
@@ -70,8 +83,9 @@ def common() -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("scale", ["smoke", "demo", "lite", "paper"])
-def test_every_scale_plans_one_job_per_run(scale: str, tmp_path: Path) -> None:
-    assert plan(ROOT, "--config", f"scale={scale}", f"results={tmp_path}")["train"] == runs(scale)
+def test_every_scale_plans_one_job_per_run_and_per_case_of_a_study(scale: str, tmp_path: Path) -> None:
+    jobs = plan(ROOT, "--config", f"scale={scale}", f"results={tmp_path}")
+    assert (jobs["train"], jobs["measure_case"]) == (runs(scale), cases(scale))
 
 
 def test_demo_is_what_snakemake_makes_when_nothing_is_said(tmp_path: Path) -> None:
@@ -80,15 +94,14 @@ def test_demo_is_what_snakemake_makes_when_nothing_is_said(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("target", ["all", "runs", "figures", "tables", "notebooks", "report"])
 def test_every_named_target_can_be_planned(target: str, tmp_path: Path) -> None:
-    chosen = workflow_settings()["experiments"]
-    needed = len(load_experiment(chosen[0]).runs("smoke")) if target == "notebooks" else runs("smoke")
+    needed = len(load_experiment(chosen()[0]).runs("smoke")) if target == "notebooks" else runs("smoke")
     assert plan(ROOT, target, "--config", "scale=smoke", f"results={tmp_path}")["train"] == needed
 
 
 def test_a_partial_report_waits_for_no_run(tmp_path: Path) -> None:
     jobs = plan(ROOT, "--config", "scale=smoke", "partial=true", f"results={tmp_path}")
-    assert "train" not in jobs
-    assert jobs["collect"] == len(workflow_settings()["experiments"])
+    assert not {"train", "measure_case"} & jobs.keys()
+    assert jobs["collect"] == len(chosen())
     assert jobs["write_report"] == 1
 
 
@@ -99,6 +112,20 @@ def test_every_experiment_is_a_target(name: str, tmp_path: Path) -> None:
     compared = {rule[key] for rule in rules for key in ("experiment_a", "experiment_b") if key in rule}
     assert jobs["train"] == sum(len(load_experiment(one).runs("smoke")) for one in {name, *compared})
     assert jobs["draw_figures"] == jobs["write_tables"] == 1
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_every_study_is_a_target(name: str, tmp_path: Path) -> None:
+    jobs = plan(ROOT, name, "--config", "scale=smoke", f"results={tmp_path}")
+    assert jobs["measure_case"] == len(load_study(name).scale("smoke")["cases"])
+    assert jobs["analyse_study"] == 1
+    assert "train" not in jobs
+
+
+def test_a_study_alone_has_a_report_and_no_notebooks(tmp_path: Path) -> None:
+    jobs = plan(ROOT, "--config", "scale=smoke", f"experiments={list_studies()[0]}", f"results={tmp_path}")
+    assert jobs["write_report"] == 1
+    assert not {"train", "execute_notebooks"} & jobs.keys()
 
 
 def test_one_file_is_a_target_at_any_scale() -> None:
@@ -312,8 +339,18 @@ class TestSmoke:
 
     def test_editing_a_plot_redraws_and_trains_nothing(self, restored) -> None:
         jobs = plan(restored("analysis/figures/timing.py", r"\Z", "\n# edited\n"), *SMOKE)
-        assert jobs.get("draw_figures") == len(workflow_settings()["experiments"])
-        assert not {"train", "collect", "compute_statistics"} & jobs.keys()
+        assert jobs.get("draw_figures") == len(chosen())
+        assert not {"train", "collect", "compute_statistics", "measure_case"} & jobs.keys()
+
+    def test_changing_one_case_of_a_study_measures_that_case_again(self, restored) -> None:
+        folder = restored(
+            "workflow/config/studies/gradient_variance.yaml",
+            "marginal: {recurrence: 1.0}",
+            "marginal: {recurrence: 0.99}",
+        )
+        jobs = plan(folder, *SMOKE)
+        assert (jobs.get("measure_case"), jobs.get("analyse_study")) == (1, 1)
+        assert not {"train", "draw_figures"} & jobs.keys()
 
     def test_editing_a_claim_judges_again_and_trains_nothing(self, restored) -> None:
         folder = restored("workflow/config/experiments/ppo_small.yaml", "Hiding the velocities hurts", "It hurts")
@@ -323,7 +360,7 @@ class TestSmoke:
 
     def test_changing_one_method_trains_that_method_again(self, restored) -> None:
         jobs = plan(restored("workflow/config/methods.yaml", "(s2pg: .*cell: )gru", r"\1lstm"), *SMOKE)
-        experiments = [load_experiment(name) for name in workflow_settings()["experiments"]]
+        experiments = [load_experiment(name) for name in chosen()]
         assert jobs["train"] == sum(run.method == "s2pg" for e in experiments for run in e.runs("smoke"))
 
     def test_a_lost_result_is_made_again_alone(self, smoke: Path) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 class System:
     """s' = A s + B a + w, o = C s + v, s_0 ~ N(0, P), w ~ N(0, W), v ~ N(0, V); J = E sum_{t<T} gamma^t r(s_t, a_t).
 
-    With the cost c = s^T Q s + a^T R a, the reward is r = -c, or r = exp(-c) in [0, 1] where `bounded`. The previous
-    action is seen by a policy if it is part of s and o.
+    With the cost c = s^T Q s + a^T R a, the reward is r = -c, or r = exp(-c) - 1 in [-1, 0] where `bounded`. The
+    previous action is seen by a policy if it is part of s and o.
     """
 
     A: Tensor
@@ -42,7 +42,7 @@ class System:
     def reward(self, s: Tensor, a: Tensor) -> Tensor:
         """r(s, a) of s [*, S], a [*, A]: [*]."""
         cost = ((s @ self.Q) * s).sum(-1) + ((a @ self.R) * a).sum(-1)
-        return torch.exp(-cost) if self.bounded else -cost
+        return torch.expm1(-cost) if self.bounded else -cost
 
     def discounts(self, horizon: int) -> Tensor:
         """gamma^t for t < T: [T]."""

@@ -1,35 +1,44 @@
-"""The problem of a case: a scalar system seen with noise, and a policy whose memory has a given recurrence."""
+"""The problems of a gradient study: a scalar system seen with noise, and a policy with a given recurrence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from s2pg.gradients.estimators import Estimator, sample_gradients
 from s2pg.gradients.linear import StatefulPolicy, System, exact_gradient
-from s2pg.gradients.variance import (
-    Summary,
-    bptt_score_bound,
-    s2pg_score_bound,
-    summarise,
-    variance_bound,
-)
-from s2pg.study import Case
+from s2pg.gradients.variance import bptt_score_bound, s2pg_score_bound, summarise, variance_bound
+from s2pg.study import Study
 
 SCALAR = {"A": [[0.9]], "B": [[0.4]], "C": [[1.0]], "Q": [[1.0]], "R": [[0.1]], "P": [[1.0]], "W": [[0.04]]}
 SEEN_WITH = {"V": [[0.09]]}
 GAINS = -0.6, 0.6  # how the action and the memory read the observation
 
 
-def problem(case: Case) -> tuple[System, StatefulPolicy]:
-    """s' = 0.9 s + 0.4 a + w, o = s + v, and Z units of memory that each carry their own past on.
+@dataclass(frozen=True)
+class Case:
+    """One policy on one system, see `problem`."""
 
-    Bounded features: mu = theta phi + K mean(z), eta = theta phi + Z z, where only theta is learned, the reward is
-    1 - exp(-cost) below 0, and F, H, K, Z are known. Linear features: all gains of (a, z') = theta (o, z) are learned,
-    the reward is quadratic, and everything has a closed form.
+    features: Literal["bounded", "linear"]  # of the policy: tanh(o, z) / sqrt(X), or (o, z) itself
+    recurrence: float  # Z, by how much a step of the memory carries the last one on
+    read: float  # K, how strongly the action reads the memory
+    memory: int  # units
+    sigma_action: float
+    sigma_memory: float
+    discount: float
+
+
+def problem(case: Case) -> tuple[System, StatefulPolicy]:
+    """s' = 0.9 s + 0.4 a + w, o = s + v, and units of memory that each carry their own past on.
+
+    Bounded features: mu = theta phi + K mean(z) and eta = theta phi + Z z, where only theta is learned, and the reward
+    is exp(-cost) - 1, between -1 and 0. Linear features: all gains of (a, z') = theta (o, z) are learned, the reward is
+    -cost, and everything has a closed form.
     """
     units, bounded = case.memory, case.features == "bounded"
     fixed = torch.zeros(1 + units, units, dtype=torch.float64)
@@ -43,8 +52,15 @@ def problem(case: Case) -> tuple[System, StatefulPolicy]:
     return System.of(**SCALAR, **SEEN_WITH, discount=case.discount, bounded=bounded), policy
 
 
+def measure_case(study: Study, scale: str, case: str, seed: int) -> Iterator[dict[str, Any]]:
+    """`measure` as a study's file has it."""
+    wanted = study.scale(scale)
+    estimators = {name: Estimator(**study.spec["estimators"][name]) for name in wanted["estimators"]}
+    return measure(Case(**study.case(case)), estimators, wanted["horizons"], wanted["episodes"], seed)
+
+
 def measure(
-    case: Case, estimators: Mapping[str, Estimator], horizons: tuple[int, ...], episodes: int, seed: int
+    case: Case, estimators: Mapping[str, Estimator], horizons: Sequence[int], episodes: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """A row for each length of the trajectory and estimator: its `Summary`, its bound, and seconds for all episodes.
 
@@ -54,24 +70,21 @@ def measure(
     system, policy = problem(case)
     for horizon in horizons:
         exact = None if policy.bounded else exact_gradient(system, policy, horizon)
-        norm = float("nan") if exact is None else float(exact.norm())
+        norm = math.nan if exact is None else float(exact.norm())
         for name, estimator in estimators.items():
             started = perf_counter()
             found = sample_gradients({name: estimator}, system, policy, episodes, horizon, seed + horizon)[name]
-            summary, seconds = summarise(found, exact), perf_counter() - started
-            yield {"horizon": horizon, "estimator": name, **vars(summary), "exact_norm": norm, "bound": bound(case, estimator, horizon), "seconds": seconds}
+            row = {**vars(summarise(found, exact)), "exact_norm": norm, "bound": bound(case, estimator, horizon)}
+            yield {"horizon": horizon, "estimator": name, **row, "seconds": perf_counter() - started}
 
 
 def bound(case: Case, estimator: Estimator, horizon: int) -> float:
     """On the variance of one trajectory's gradient; nan for a signal or baseline that the theory does not cover."""
     if estimator.baseline != "none" or estimator.signal not in ("return", "reward_to_go"):
-        return float("nan")
+        return math.nan
     bounds = problem(case)[1].bounds()
     if estimator.decides:
         steps = s2pg_score_bound(bounds, horizon, case.sigma_action, case.sigma_memory)
     else:
         steps = bptt_score_bound(bounds, horizon, case.sigma_action, estimator.context)
     return variance_bound(steps, 1.0, case.discount, estimator.signal == "reward_to_go")
-
-
-__all__ = ["Summary", "bound", "measure", "problem"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,20 +70,6 @@ def batch_cosine(gradients: Tensor, exact: Tensor, batch: int) -> float:
     """Mean cosine between the exact gradient and the mean of `batch` trajectories."""
     means = gradients[: len(gradients) // batch * batch].unflatten(0, (-1, batch)).mean(1)
     return float(torch.cosine_similarity(means, exact, dim=1).mean())
-
-
-def slope(horizons: Sequence[float], summaries: Sequence[Summary]) -> tuple[float, float, float]:
-    """d log variance / d log T by weighted least squares, with its 95 % interval: (slope, low, high).
-
-    The interval has the sampling errors of independent variances only; it does not say that this is a power law.
-    """
-    x = torch.tensor(horizons, dtype=torch.float64).log()
-    y = torch.tensor([s.variance for s in summaries], dtype=torch.float64).log()
-    w = torch.tensor([(s.variance / s.error) ** 2 for s in summaries], dtype=torch.float64)
-    x = x - (w * x).sum() / w.sum()
-    information = float((w * x * x).sum())
-    value, half = float((w * x * y).sum()) / information, Z95 / math.sqrt(information)
-    return value, value - half, value + half
 
 
 def s2pg_score_bound(bounds: Bounds, horizon: int, sigma_a: float, sigma_z: float) -> Tensor:

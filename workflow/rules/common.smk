@@ -1,5 +1,5 @@
-# Settings, and the questions that the rules ask about the grid. Of the suite, only s2pg.config is imported here: it
-# needs no torch, and Snakemake reads these files again for every job on a cluster.
+# Settings, and the questions that the rules ask about grids and studies. Of the suite, only s2pg.config and s2pg.study
+# are imported here: they need no torch, and Snakemake reads these files again for every job on a cluster.
 import functools
 import hashlib
 import json
@@ -7,13 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from s2pg.config import list_experiments, load_experiment, resolve, workflow_settings
+from s2pg.config import list_experiments, list_studies, load_experiment, resolve, workflow_settings
+from s2pg.study import load_study
 
 BOOLEANS = {"true": True, "false": False}  # Snakemake itself reads `True` and `False` only
 SETTINGS = workflow_settings({key: BOOLEANS.get(str(value), value) for key, value in config.items()})
 SCALE = SETTINGS["scale"]
 EXPERIMENTS = {name: load_experiment(name) for name in list_experiments()}
-CHOSEN = SETTINGS["experiments"]
+STUDIES = {name: load_study(name) for name in list_studies()}
+CHOSEN = [name for name in SETTINGS["experiments"] if name in EXPERIMENTS]
 
 # What `python -m analysis` makes of every experiment; a test holds the lists equal to its own.
 FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
@@ -37,20 +39,34 @@ def ended(experiment: str, scale: str) -> str:
         return "all"
     files = [Path(SETTINGS["results"], run.folder, "done.json") for run in EXPERIMENTS[experiment].runs(scale)]
     found = [(str(path), path.stat().st_mtime_ns) for path in files if path.exists()]
-    return f"{len(found)} of {len(files)} {hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]}"
+    return f"{len(found)} of {len(files)} {digest(found)}"
+
+
+def digest(content) -> str:
+    """Changes when the content does."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def measured(study: str, scale: str) -> list[str]:
+    """The results of all cases of a study at a scale, below the results folder."""
+    return [STUDIES[study].file(scale, case) for case in STUDIES[study].scale(scale)["cases"]]
+
+
+def complete(study: str, scale: str) -> bool:
+    """Whether all cases have been measured by now."""
+    return all(Path(SETTINGS["results"], path).exists() for path in measured(study, scale))
 
 
 @functools.cache
 def fingerprint(experiment: str, task: str, method: str, scale: str) -> str:
     """Changes when a run would: of everything in its configuration but the seed. Claims and plots are not in it."""
-    run = resolve(experiment, task, method, 0, scale).to_dict()
-    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(resolve(experiment, task, method, 0, scale).to_dict())
 
 
 def settings(experiment: str, scale: str) -> str:
     """Changes when any run of the experiment would."""
     runs = dict.fromkeys((run.task, run.method) for run in EXPERIMENTS[experiment].runs(scale))
-    return hashlib.sha256("".join(fingerprint(experiment, *run, scale) for run in runs).encode()).hexdigest()[:16]
+    return digest([fingerprint(experiment, *run, scale) for run in runs])
 
 
 def compared(experiment: str) -> list[str]:
@@ -93,3 +109,9 @@ def of(experiments, *patterns) -> list[str]:
 def made(experiments, *patterns) -> list[str]:
     """Paths of these experiments at the chosen scale."""
     return expand(of(experiments, *patterns), scale=SCALE)
+
+
+# A partial report leaves out studies of which a case has not been measured: nothing is measured for it.
+STUDIED = [
+    name for name in SETTINGS["experiments"] if name in STUDIES and (not SETTINGS["partial"] or complete(name, SCALE))
+]

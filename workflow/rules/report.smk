@@ -5,6 +5,7 @@ EVERYTHING = rules.judge_claims.output, rules.write_tables.output, rules.draw_fi
 rule write_report:
     input:
         of(CHOSEN, *EVERYTHING),
+        studies=expand(rules.analyse_study.output, study=STUDIED, allow_missing=True),
         source=sources("analysis/report.py", "analysis/setting.py", "analysis/templates/*"),
     output:
         "<results>/report/{scale}.html",
@@ -14,7 +15,7 @@ rule write_report:
         "../../environment.yml"
     params:
         results=lambda w, output: str(Path(output[0]).parents[1]),
-        experiments=CHOSEN,
+        experiments=CHOSEN + STUDIED,
     message:
         "Writing the report"
     shell:

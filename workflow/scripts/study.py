@@ -1,4 +1,4 @@
-"""Print a gradient study at a scale, with the study's file, as JSON: python -m workflow.scripts.study STUDY SCALE"""
+"""Print a study at a scale, with its file, as JSON: python -m workflow.scripts.study STUDY SCALE"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> None:
     name, scale = sys.argv[1:]
     try:
         study = load_study(name)
-        cases = [part.case for part in study.parts(scale)]
+        cases = study.scale(scale)["cases"]
     except ConfigError as error:
         sys.exit(f"{error}")
     print(json.dumps({"study": name, "scale": scale, "cases": cases, "spec": study.spec}, indent=1))

@@ -1,27 +1,16 @@
-"""A gradient study: measured variances -> slopes, crossing points, verdicts, figures and tables.
-
-    python -m analysis gradients --study results/tables/demo/gradient_variance/study.json \
-        --parts results/gradients/demo/gradient_variance --tables results/tables/... --figures results/figures/...
-
-Reads one Parquet file per case (columns: `COLUMNS`), computes nothing from trajectories itself.
-"""
+"""Variances of policy gradients: slopes against the length of the trajectory, crossing points, tables, figures."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import tables
-from analysis.claims import decide
-from analysis.errors import AnalysisError
-from analysis.figures import variance
+from analysis.studies import gradients_figures
+from analysis.studies.gradients_figures import estimator_label
 from analysis.tables.content import Table
 
 Z95 = 1.959964  # the normal's 97.5 % quantile
@@ -63,19 +52,6 @@ class Fit:
     @property
     def high(self) -> float:
         return self.slope + Z95 * self.error
-
-
-def read(folder: Path, study: Mapping[str, Any]) -> pd.DataFrame:
-    """All parts of a study. AnalysisError names a case whose file is missing or lacks a column."""
-    frames = []
-    for case in study["cases"]:
-        path = folder / f"{case}.parquet"
-        if not path.exists():
-            raise AnalysisError(f"{path}: missing; `s2pg gradients --case {case}` makes it")
-        frames.append(pd.read_parquet(path))
-        if lacking := COLUMNS.keys() - frames[-1].columns:
-            raise AnalysisError(f"{path}: lacks the columns {sorted(lacking)}")
-    return pd.concat(frames, ignore_index=True)
 
 
 def slope(horizons: np.ndarray, variances: np.ndarray, errors: np.ndarray) -> Fit:
@@ -123,56 +99,61 @@ def crossings(frame: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
         ratio = wide["variance"][a] / wide["variance"][b]
         first = [h for h, yes in less.items() if yes]
         until = [h for h, yes in more.items() if yes]
-        rows.append((case, first[0] if first else np.nan, until[-1] if until else np.nan, ratio.iloc[0], ratio.iloc[-1]))
+        rows.append(
+            (case, first[0] if first else np.nan, until[-1] if until else np.nan, ratio.iloc[0], ratio.iloc[-1])
+        )
     return pd.DataFrame(rows, columns=["case", "less_from", "more_until", "first_ratio", "last_ratio"])
 
 
-# --- verdicts --------------------------------------------------------------------------------------------------------
+# --- statistics of claims ---------------------------------------------------------------------------------------------
+
+Interval = tuple[float, float, float]
 
 
-def judge(study: Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A verdict per claim of the study's file, as `analysis.claims` gives them for runs."""
-    return [_judge(claim, frame) for claim in study["spec"]["claims"]]
+def _rows(frame: pd.DataFrame, rule: Mapping[str, Any], key: str) -> pd.DataFrame:
+    wanted = (frame["case"] == rule["case"]) & (frame["estimator"] == rule[key]) & (frame["horizon"] >= rule["from"])
+    return frame[wanted].sort_values("horizon")
 
 
-def _judge(claim: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
-    rule = claim["rule"]
-    part = frame[(frame["case"] == rule["case"]) & (frame["horizon"] >= rule["from"])]
-    chosen = {key: part[part["estimator"] == rule[key]] for key in ("a", "b") if key in rule}
-    found = None if any(rows.empty for rows in chosen.values()) else STATISTICS[rule["statistic"]](rule["from"], **chosen)
-    shared = {"id": claim["id"], "text": claim["text"], "statistic": rule["statistic"], "threshold": rule["threshold"]}
-    if found is None:
-        numbers = {"estimate": None, "low": None, "high": None}
-        return shared | numbers | {"verdict": "not enough data", "reason": "too few lengths at this scale"}
-    estimate, low, high = found
-    verdict, reason = decide(low, high, rule["threshold"])
-    return shared | {"estimate": estimate, "low": low, "high": high, "verdict": verdict, "reason": reason}
-
-
-def _slope(start: int, a: pd.DataFrame) -> tuple[float, float, float] | None:
-    found = fit(a, start)
+def growth(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
+    """Slope of `a`."""
+    found = fit(_rows(frame, rule, "a"), rule["from"])
     return found and (found.slope, found.low, found.high)
 
 
-def _slope_difference(start: int, a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float, float] | None:
-    """Both see the same trajectories, which makes the interval too wide rather than too narrow."""
-    one, two = fit(a, start), fit(b, start)
-    if one is None or two is None:
+def growth_difference(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
+    """Slope of `a` less that of `b`. Both see the same trajectories, which makes the interval too wide if anything."""
+    a, b = (fit(_rows(frame, rule, key), rule["from"]) for key in ("a", "b"))
+    if a is None or b is None:
         return None
-    difference = Fit(one.slope - two.slope, float(np.hypot(one.error, two.error)))
+    difference = Fit(a.slope - b.slope, float(np.hypot(a.error, b.error)))
     return difference.slope, difference.low, difference.high
 
 
-def _log_ratio(start: int, a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float, float]:
-    """log of the ratio of variances, at the length at which its lower end is smallest."""
-    both = a.set_index("horizon").join(b.set_index("horizon"), rsuffix="_b")
+def log_ratio(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
+    """log of the variance of `a` over that of `b`, at the length at which its interval reaches lowest."""
+    a, b = (_rows(frame, rule, key).set_index("horizon") for key in ("a", "b"))
+    both = a.join(b, rsuffix="_b", how="inner")
+    if both.empty:
+        return None
     estimate = np.log(both["variance"] / both["variance_b"])
     half = Z95 * np.hypot(both["error"] / both["variance"], both["error_b"] / both["variance_b"])
     worst = (estimate - half).idxmin()
-    return float(estimate[worst]), float((estimate - half)[worst]), float((estimate + half)[worst])
+    return tuple(float(values[worst]) for values in (estimate, estimate - half, estimate + half))
 
 
-STATISTICS = {"slope": _slope, "slope_difference": _slope_difference, "log_ratio": _log_ratio}
+STATISTICS = {"slope": growth, "slope_difference": growth_difference, "log_ratio": log_ratio}
+WORDS = {
+    "slope": "slope of log variance against log T of {a}",
+    "slope_difference": "slope of log variance against log T, {a} minus {b}",
+    "log_ratio": "log of the variance of {a} over that of {b}, at the length where it is smallest",
+}
+
+
+def words(rule: Mapping[str, Any]) -> str:
+    """What a rule compares."""
+    names = {key: estimator_label(rule[key]) for key in ("a", "b") if key in rule}
+    return f"{WORDS[rule['statistic']].format(**names)}; case {rule['case']}, T from {rule['from']}"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -181,14 +162,14 @@ STATISTICS = {"slope": _slope, "slope_difference": _slope_difference, "log_ratio
 def slope_table(frame: pd.DataFrame) -> Table:
     """Measured slopes beside those of the bounds."""
     data = slopes(frame)
-    shown = data[["case", "estimator"]].copy()
+    shown = pd.DataFrame({"case": data["case"], "estimator": data["estimator"].map(estimator_label)})
     shown["slope [95 %]"] = [_interval(*row) for row in data[["slope", "low", "high"]].to_numpy()]
     shown["slope of the bound"] = [_number(value) for value in data["bound_slope"]]
     shown["variance / bound at the longest"] = [_number(value) for value in data["share_of_bound"]]
     caption = (
-        f"Slope of log variance against log T, from T = {FROM} on, with its 95 % interval, beside the slope of the theoretical "
-        "bound, and how much of the bound is used up at the longest trajectory. An exponential has no slope: there the "
-        "number is that of the best line."
+        f"Slope of log variance against log T, from T = {FROM} on, with its 95 % interval, beside the slope of the "
+        "theoretical bound, and how much of the bound is used up at the longest trajectory. An exponential has no "
+        "slope: there the number is that of the best line."
     )
     return Table(data, shown, caption)
 
@@ -197,11 +178,15 @@ def crossing_table(frame: pd.DataFrame, a: str, b: str) -> Table:
     """Where one estimator overtakes the other."""
     data = crossings(frame, a, b)
     shown = pd.DataFrame({"case": data["case"]})
-    shown[f"{a} has more until T"] = [_whole(value) for value in data["more_until"]]
-    shown[f"{a} has less from T"] = [_whole(value) for value in data["less_from"]]
+    shown["more up to T"] = [_whole(value) for value in data["more_until"]]
+    shown["less from T"] = [_whole(value) for value in data["less_from"]]
     shown["ratio at the shortest"] = [_number(value) for value in data["first_ratio"]]
     shown["ratio at the longest"] = [_number(value) for value in data["last_ratio"]]
-    caption = f"Lengths at which the variance of {a} is above and below that of {b}, 95 % intervals apart; – : at none."
+    one, other = estimator_label(a), estimator_label(b)
+    caption = (
+        f"Variance of {one} against {other}: up to which length of those measured it is more and from which on it is "
+        "less, 95 % intervals apart (–: at none), and the ratio of both."
+    )
     return Table(data, shown, caption)
 
 
@@ -217,27 +202,11 @@ def _whole(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.0f}"
 
 
-# --- command ---------------------------------------------------------------------------------------------------------
+def make_tables(frame: pd.DataFrame) -> dict[str, Table]:
+    """Name -> table."""
+    pairs = {"crossings": ("s2pg_return", "bptt_return"), "crossings_to_go": ("s2pg_to_go", "bptt_to_go")}
+    known = {name: pair for name, pair in pairs.items() if {*pair} <= {*frame["estimator"]}}
+    return {"slopes": slope_table(frame)} | {name: crossing_table(frame, *pair) for name, pair in known.items()}
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m analysis gradients`."""
-    add = parser.add_argument
-    add("--study", type=Path, required=True, help="study.json, as workflow.scripts.study writes it")
-    add("--parts", type=Path, required=True, help="folder of the measured cases")
-    add("--tables", type=Path, required=True, help="folder for tables and verdicts")
-    add("--figures", type=Path, required=True, help="folder for figures")
-
-
-def main(arguments: argparse.Namespace) -> None:
-    """`python -m analysis gradients`."""
-    study = json.loads(arguments.study.read_text())
-    frame = read(arguments.parts, study)
-    arguments.tables.mkdir(parents=True, exist_ok=True)
-    frame.to_parquet(arguments.tables / "variance.parquet", index=False)
-    tables.write("slopes", slope_table(frame), arguments.tables)
-    tables.write("crossings", crossing_table(frame, "s2pg_return", "bptt_return"), arguments.tables)
-    verdicts = {"claims": judge(study, frame)}
-    (arguments.tables / "claims.json").write_text(json.dumps(verdicts, indent=1, ensure_ascii=False) + "\n")
-    for path in variance.write(frame, arguments.figures):
-        print(path)
+PICTURES = gradients_figures.PICTURES

@@ -1,10 +1,8 @@
-"""Variance of policy gradients against the length of the trajectory, for `analysis.gradients`."""
+"""Figures of a gradient study: variance, bias and direction against the length of the trajectory."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,31 +18,6 @@ FORMS = {"return": ("", "-"), "to_go": (", reward to go", (0, (4, 1.5))), "basel
 BOUND = {"linestyle": (0, (1, 2.5)), "linewidth": 1.1}
 GROWTH = ("s2pg_return", "bptt_return", "bptt5_return")
 
-CAPTIONS = {
-    "variance": (
-        "Variance of the gradient against the length of the trajectory",
-        "Total variance of one trajectory's gradient (trace of the covariance) against the number of steps, with 95 % "
-        "intervals; dotted: what theory says it stays below. One panel per recurrence Z of the memory, above with bounded "
-        "features, below with learned recurrent weights on unbounded ones, where the theory has no bound. Gradients weigh "
-        "every score with the whole return.",
-    ),
-    "variance_forms": (
-        "What signal and baseline change",
-        "As above, for the whole return, the reward to go, and the return with the best constant subtracted in every "
-        "component (estimated on the other half of the trajectories).",
-    ),
-    "gradient_bias": (
-        "Bias and direction of the gradient",
-        "Where the exact gradient is known: distance of the mean over all trajectories from it, relative to its norm "
-        "(dotted: the distance that sampling alone makes), and the cosine between them. Truncated BPTT is biased.",
-    ),
-    "variance_ratio": (
-        "S2PG's variance over BPTT's",
-        "Ratio of variances against the length of the trajectory, for other noise on the memory and other sizes of it. "
-        "Above 1, BPTT has less variance.",
-    ),
-}
-
 
 def look(estimator: str) -> tuple[str, str, object]:
     """Label, colour and line style of an estimator, from its name's two parts."""
@@ -52,6 +25,11 @@ def look(estimator: str) -> tuple[str, str, object]:
     label, method = KINDS.get(kind, (kind, kind))
     more, line = FORMS.get(form, (f", {form}", "-"))
     return label + more, style.look(method).colour, line
+
+
+def estimator_label(estimator: str) -> str:
+    """Display name of an estimator, e.g. `bptt_to_go` -> `BPTT, reward to go`."""
+    return look(estimator)[0]
 
 
 def line(ax: Axes, rows: pd.DataFrame, estimator: str, y: str, ends: tuple[str, str] | None = None) -> None:
@@ -103,7 +81,9 @@ def bias(frame: pd.DataFrame) -> Figure:
     for upper, lower, part in zip(axes[: len(cases)], axes[len(cases) :], cases, strict=True):
         for name in names:
             mine = part[part["estimator"] == name]
-            mine = mine.assign(relative=mine["bias"] / mine["exact_norm"], chance=mine["bias_error"] / mine["exact_norm"])
+            mine = mine.assign(
+                relative=mine["bias"] / mine["exact_norm"], chance=mine["bias_error"] / mine["exact_norm"]
+            )
             line(upper, mine, name, "relative")
             upper.plot(mine["horizon"], mine["chance"], color=look(name)[1], **BOUND)
             line(lower, mine, name, "cosine")
@@ -125,9 +105,16 @@ def ratio(frame: pd.DataFrame) -> Figure:
     ):
         shown = rows[usual & (rows[other] == middle[other])]
         shades = np.linspace(0.15, 0.85, max(shown[key].nunique(), 2))
-        for shade, (value, part) in zip(shades, shown.groupby(key)):
+        for shade, (value, part) in zip(shades, shown.groupby(key), strict=False):
             wide = part.pivot_table(index="horizon", columns="estimator", values="variance")
-            ax.plot(wide.index, wide[GROWTH[0]] / wide[GROWTH[1]], color=style.sequential(shade), label=f"{value:g}", marker="o", markersize=2.5)
+            ax.plot(
+                wide.index,
+                wide[GROWTH[0]] / wide[GROWTH[1]],
+                color=style.sequential(shade),
+                label=f"{value:g}",
+                marker="o",
+                markersize=2.5,
+            )
         ax.axhline(1, color="#444444", linewidth=0.9)
         _log_axes(ax, label, "S2PG / BPTT")
         ax.legend(title=None, fontsize=8)
@@ -149,22 +136,36 @@ def _legend(fig: Figure, names: Sequence[str]) -> None:
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-DRAWN: dict[str, Callable[[pd.DataFrame], Figure]] = {
-    "variance": growth,
-    "variance_forms": forms,
-    "gradient_bias": bias,
-    "variance_ratio": ratio,
+# name -> title, caption, drawing, whether it is folded away in the report
+PICTURES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], bool]] = {
+    "variance": (
+        "Variance of the gradient against the length of the trajectory",
+        "Total variance of one trajectory's gradient (trace of the covariance) against the number of steps, with 95 % "
+        "intervals; dotted: what theory says it stays below. One panel per recurrence Z of the memory, above with "
+        "bounded features, below with learned recurrent weights on unbounded ones, where the theory has no bound. "
+        "Gradients weigh every score with the whole return.",
+        growth,
+        False,
+    ),
+    "variance_ratio": (
+        "S2PG's variance over BPTT's",
+        "Ratio of variances against the length of the trajectory, for other noise on the memory and other sizes of it. "
+        "Above 1, BPTT has less variance.",
+        ratio,
+        False,
+    ),
+    "gradient_bias": (
+        "Bias and direction of the gradient",
+        "Where the exact gradient is known: distance of the mean over all trajectories from it, relative to its norm "
+        "(dotted: the distance that sampling alone makes), and the cosine between them. Truncated BPTT is biased.",
+        bias,
+        False,
+    ),
+    "variance_forms": (
+        "What signal and baseline change",
+        "As above, for the whole return, the reward to go, and the return with the best constant subtracted in every "
+        "component (estimated on the other half of the trajectories).",
+        forms,
+        True,
+    ),
 }
-
-
-def write(frame: pd.DataFrame, out: Path) -> list[Path]:
-    """Draw all figures as PDF and PNG, with title and caption as JSON; returns what was written."""
-    written: list[Path] = []
-    style.use()
-    for name, draw in DRAWN.items():
-        written += style.save(draw(frame), out / name)
-        title, caption = CAPTIONS[name]
-        text = {"title": title, "caption": caption, "detail": name == "variance_forms", "shown": True}
-        written.append((out / name).with_suffix(".json"))
-        written[-1].write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n")
-    return written

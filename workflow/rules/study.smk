@@ -1,0 +1,60 @@
+# Studies: each case is measured by a job of its own, then tables, verdicts and figures are made from all of them.
+localrules:
+    list_study,
+
+
+rule list_study:
+    input:
+        lambda w: os.path.relpath(STUDIES[w.study].path),
+    output:
+        "<results>/tables/{scale}/{study}/study.json",
+    log:
+        "<results>/logs/{scale}/{study}/list_study.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Listing the cases of {wildcards.study}"
+    shell:
+        "python -m workflow.scripts.study {wildcards.study} {wildcards.scale} > {output} 2> {log}"
+
+
+rule measure_case:
+    output:
+        expand("<results>/runs/{{scale}}/{{study}}/{{case}}.{kind}", kind=["parquet", "json"]),
+    log:
+        "<results>/logs/{scale}/{study}/{case}.log",
+    conda:
+        "../../environment.yml"
+    threads: lambda w: STUDIES[w.study].spec["resources"]["cores"]
+    resources:
+        mem_mb=lambda w: STUDIES[w.study].spec["resources"]["memory_mb"],
+        runtime=lambda w: STUDIES[w.study].spec["resources"]["minutes"][w.scale],
+    params:
+        config=lambda w: digest(STUDIES[w.study].settings(w.scale, w.case)),
+    message:
+        "Measuring {wildcards.case} of {wildcards.study}"
+    shell:
+        "python -m s2pg.cli study {wildcards.study} --case {wildcards.case} --scale {wildcards.scale}"
+        " --out {output[0]} > {log} 2>&1"
+
+
+rule analyse_study:
+    input:
+        study=rules.list_study.output[0],
+        cases=lambda w: [f"<results>/{path}" for path in measured(w.study, w.scale)],
+        source=sources("analysis/studies/*.py", "analysis/style.py"),
+    output:
+        expand("<results>/tables/{{scale}}/{{study}}/{name}", name=["measured.parquet", "claims.json"]),
+        directory("<results>/figures/{scale}/{study}"),
+    log:
+        "<results>/logs/{scale}/{study}/analyse.log",
+    conda:
+        "../../environment.yml"
+    params:
+        cases=lambda w, input: str(Path(input.cases[0]).parent),
+        tables=subpath(output[0], parent=True),
+    message:
+        "Judging and drawing {wildcards.study}"
+    shell:
+        "python -m analysis study --study {input.study} --cases {params.cases} --tables {params.tables}"
+        " --figures {output[2]} > {log} 2>&1"
