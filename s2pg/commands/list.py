@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from s2pg.commands import show
-from s2pg.config import Experiment, MethodConfig, RunId, list_experiments, load_experiment, methods
+from s2pg.config import Experiment, MethodConfig, RunId, list_experiments, list_studies, load_experiment, methods
+from s2pg.study import Study, load_study
 
 
 def run(args: Namespace) -> int:
@@ -28,7 +29,15 @@ def _scales(experiment: Experiment, args: Namespace) -> list[str]:
 
 
 def _experiments(experiments: list[Experiment], args: Namespace) -> str:
-    return "\n\n".join(_experiment(e, _scales(e, args)) for e in experiments)
+    studies = [] if args.experiment else [_study(load_study(name), args.scale) for name in list_studies()]
+    return "\n\n".join([*(_experiment(e, _scales(e, args)) for e in experiments), *studies])
+
+
+def _study(study: Study, scale: str | None) -> str:
+    cases = study.scale(scale)["cases"] if scale else study.cases
+    claims = "\n".join(f"  - {claim['text']}" for claim in study.spec["claims"])
+    about = "a study, measured without training: s2pg study; claims:"
+    return f"{study.name}: {study.spec['title']}\n{about}\n{claims}\n\ncases: {', '.join(cases)}"
 
 
 def _experiment(experiment: Experiment, scales: list[str]) -> str:
