@@ -178,7 +178,7 @@ def test_the_slope_of_a_power_law_is_its_power_and_its_interval_covers_the_noise
 
 def test_slopes_are_fitted_from_sixteen_steps_on():
     short = measured("one", {"s2pg_return": (1, 5)}, lengths=(1, 2, 4, 8))
-    both = pd.concat([short, measured("one", {"s2pg_return": (1, 1)}, lengths=(16, 32, 64))])
+    both = pd.concat([short, measured("one", {"s2pg_return": (1, 1)}, lengths=(16, 32, 64))], ignore_index=True)
     assert slopes(both)["slope"].item() == pytest.approx(1)
     assert fit(short) is None
 
@@ -257,7 +257,8 @@ def test_tables_and_figures_are_made_of_what_is_there_even_of_one_estimator(tmp_
 
 
 def test_the_table_of_slopes_has_a_row_per_case_and_estimator_with_an_interval():
-    frame = pd.concat([measured(name, {"s2pg_return": (1, 1), "bptt_return": (1, 3)}) for name in ("one", "two")])
+    laws = {"s2pg_return": (1, 1), "bptt_return": (1, 3)}
+    frame = pd.concat([measured(name, laws) for name in ("one", "two")], ignore_index=True)
     shown = make_tables(frame)["slopes"].shown
     assert len(shown) == 4
     assert shown["slope [95 %]"].str.fullmatch(r"\d\.\d\d \[\d\.\d\d, \d\.\d\d\]").all()

@@ -171,7 +171,7 @@ def slope_table(frame: pd.DataFrame) -> Table:
         "theoretical bound, and how much of the bound is used up at the longest trajectory. An exponential has no "
         "slope: there the number is that of the best line."
     )
-    return Table(data, shown, caption)
+    return Table(caption, data, shown)
 
 
 def crossing_table(frame: pd.DataFrame, a: str, b: str) -> Table:
@@ -187,7 +187,7 @@ def crossing_table(frame: pd.DataFrame, a: str, b: str) -> Table:
         f"Variance of {one} against {other}: up to which length of those measured it is more and from which on it is "
         "less, 95 % intervals apart (–: at none), and the ratio of both."
     )
-    return Table(data, shown, caption)
+    return Table(caption, data, shown)
 
 
 def _interval(value: float, low: float, high: float) -> str:

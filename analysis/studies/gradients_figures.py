@@ -96,6 +96,8 @@ def bias(frame: pd.DataFrame) -> Figure:
 def ratio(frame: pd.DataFrame) -> Figure:
     """Variance of S2PG over that of BPTT, for each noise and size of the memory."""
     rows = frame[(frame["features"] == "bounded") & frame["estimator"].isin(GROWTH[:2])]
+    if rows["estimator"].nunique() < 2:
+        return empty("This scale does not measure both.")
     usual = rows["recurrence"] == rows["recurrence"].mode().iloc[0]
     fig, axes = panels(2, across=2, width=3.6, height=2.9)
     middle = rows[["sigma_memory", "memory"]].mode().iloc[0]
