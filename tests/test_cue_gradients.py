@@ -33,7 +33,7 @@ TRUNCATED = {context: Estimator(decides=False, context=context) for context in (
 @pytest.fixture(scope="module")
 def many():
     named = UNBIASED | {f"bptt{context}": estimator for context, estimator in TRUNCATED.items()}
-    return sample_gradients(named, TASK, POLICY, 200_000, 4, seed=0, chunk=4000)
+    return sample_gradients(named, TASK, POLICY, 100_000, 4, seed=0, chunk=4000)
 
 
 def test_episodes_are_those_of_the_task():

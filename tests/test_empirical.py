@@ -12,16 +12,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import seeded, tiny, tiny_agent
 
 from s2pg.gradients.empirical import Trajectories, collect, gradients, measure
-from s2pg.gradients.estimators import Estimator, returns
+from s2pg.gradients.estimators import Estimator, returns, subtract_baseline
 from s2pg.gradients.variance import total_variance, z_scores
 from s2pg.memory import NoMemory, Recurrent
 from s2pg.nets import GRU, LSTM
 from s2pg.policy import Policy, Shape, Tanh
 from s2pg.training import worlds
 from s2pg.types import View, Width
+from tests.helpers import seeded, tiny, tiny_agent
 
 torch.set_num_threads(1)
 
@@ -101,6 +101,37 @@ def test_gradient_of_each_trajectory_is_that_of_a_plain_loop_with_autograd(memor
         torch.testing.assert_close(found[n], by_autograd(policy, e, n, estimator, weight), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("signal", ["return", "reward_to_go"])
+@pytest.mark.parametrize("path", ["s2pg", "bptt", "bptt2"])
+def test_baselines_take_multiples_of_the_scores_of_all_steps_or_of_each(path, signal):
+    policy, estimator = network().double(), replace(PATHS[path], signal=signal)
+    e = trajectories(policy, count=4)
+    plain, each = gradients(estimator, policy, e), torch.eye(6, dtype=torch.float64)
+    weights = each if signal == "reward_to_go" else each.sum(0, keepdim=True)
+    scores = [[by_autograd(policy, e, n, estimator, w.expand(4, -1)) for w in weights] for n in range(4)]
+    controls = torch.stack([torch.stack(row) for row in scores])
+    for baseline in ("scalar", "componentwise"):
+        expected = subtract_baseline(plain, controls, baseline == "componentwise")
+        found = gradients(replace(estimator, baseline=baseline), policy, e)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_layers_whose_products_have_derivatives_of_their_own_are_read_row_by_row():
+    """`nets.Linear` and `nets.GRU` leave the path that `torch.func` can follow where they see many rows."""
+    torch.manual_seed(0)
+    policy = Policy(Recurrent(WIDTH, GRU, 96, 64, decides=True), 2, [64], (0.5, 0.3)).double()
+    e = trajectories(policy, count=2, horizon=130)
+    found, noise = gradients(replace(S2PG, signal="return"), policy, e), policy.spread.exp()
+    for n in range(2):
+        kept = e.alive[n].bool()
+        decision = policy(
+            View(e.obs[n, kept].unsqueeze(1), torch.zeros(int(kept.sum()), 1, dtype=torch.bool), e.z[n, kept])
+        )
+        log_prob = torch.distributions.Normal(decision.mean, noise).log_prob(e.u[n, kept]).sum()
+        expected = torch.autograd.grad(log_prob * e.r[n].sum(), list(policy.parameters()), retain_graph=True)
+        torch.testing.assert_close(found[n], torch.cat([g.flatten() for g in expected]), rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("context", [6, 9])
 def test_a_context_of_all_steps_or_more_is_no_truncation(context):
     policy = network().double()
@@ -123,7 +154,7 @@ class Echo:
     The episodes of odd copies end after two steps.
     """
 
-    num_envs = 20_000
+    num_envs = 10_000
 
     def reset(self, seed):
         rng = np.random.default_rng(seed[0])
@@ -144,7 +175,7 @@ class Echo:
 @pytest.fixture(scope="module")
 def echo():
     policy = network(actions=1)
-    e = collect(policy, Echo(), lambda obs: obs, 40_000, 4, seed=0)
+    e = collect(policy, Echo(), lambda obs: obs, 20_000, 4, seed=0)
     names = {
         f"{path}/{signal}/{baseline}": replace(PATHS[path], signal=signal, baseline=baseline)
         for path in ("s2pg", "bptt", "bptt2")
@@ -160,8 +191,8 @@ def test_score_and_pathwise_gradient_have_one_mean_and_the_truncated_one_another
     s2pg, bptt, bptt2 = (echo[f"{path}/{signal}/{baseline}"] for path in ("s2pg", "bptt", "bptt2"))
     zeros = torch.zeros(s2pg.shape[1])
     assert z_scores(s2pg - bptt, zeros).abs().max() < SIGMAS
-    assert z_scores(s2pg, zeros).abs().max() > 20
-    assert z_scores(bptt2 - bptt, zeros).abs().max() > 10
+    assert z_scores(s2pg, zeros).abs().max() > 10
+    assert z_scores(bptt2 - bptt, zeros).abs().max() > 6
 
 
 @pytest.mark.parametrize("path", ["s2pg", "bptt", "bptt2"])
@@ -207,25 +238,18 @@ def test_same_seed_same_gradients_and_the_observation_statistics_stand_still():
     assert torch.equal(gradients(BPTT, agent.policy, one), gradients(BPTT, agent.policy, two))
 
 
-def test_rows_have_the_columns_of_the_study_with_closed_forms():
-    from s2pg.gradients import problem
+COLUMNS = "horizon estimator count variance low high error snr bias bias_error cosine exact_norm bound seconds"
 
-    closed = set(_columns_of(problem.measure))
+
+def test_rows_have_the_columns_of_the_study_with_closed_forms():
     envs, policy = worlds.make_vector("HopperV", {}, 3), network_for("HopperV")
     rows = [*measure(policy, envs, lambda obs: obs, {"s2pg": S2PG, "bptt": BPTT}, (2, 4), 6, seed=0)]
     assert [(row["horizon"], row["estimator"]) for row in rows] == [(2, "s2pg"), (2, "bptt"), (4, "s2pg"), (4, "bptt")]
     for row in rows:
-        assert set(row) == closed
+        assert list(row) == COLUMNS.split()
         assert row["count"] == 6
         assert 0 < row["low"] < row["variance"] < row["high"] < math.inf
         assert all(math.isnan(row[name]) for name in ("bias", "cosine", "exact_norm", "bound"))
-
-
-def _columns_of(closed_measure):
-    from s2pg.study import Case
-
-    case = Case("linear", 0.8, -0.3, 1, 0.5, 0.5, 0.9)
-    return next(iter(closed_measure(case, {"s2pg": S2PG}, (2,), 10, 0)))
 
 
 @pytest.mark.parametrize(

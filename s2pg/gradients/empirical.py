@@ -29,7 +29,7 @@ from s2pg.gradients.variance import summarise
 from s2pg.policy import Policy
 from s2pg.types import View
 
-ROWS = 4096  # steps whose derivatives are held at once
+JACOBIANS, ROWS = 1024, 8192  # steps whose derivatives by z, or by theta, are computed at once: the fastest
 
 
 class Trajectories(NamedTuple):
@@ -164,13 +164,13 @@ def _read(estimator: Estimator, policy: Policy, e: Trajectories) -> _Steps:
     means = vmap(mean)(*rows).unflatten(0, batch)
     jacobian = means.new_zeros(*means.shape, 0)
     if not estimator.decides and estimator.context != 1:
-        jacobian = vmap(jacrev(mean, argnums=1), chunk_size=ROWS)(*rows).unflatten(0, batch)
+        jacobian = vmap(jacrev(mean, argnums=1), chunk_size=JACOBIANS)(*rows).unflatten(0, batch)
     return _Steps((e.u - means) * e.alive.unsqueeze(-1), jacobian)
 
 
 def _gradient(estimator: Estimator, policy: Policy, e: Trajectories, steps: _Steps, weight: Tensor) -> Tensor:
     """For the weights w [N, T], linear in them: [N, P]."""
-    credits = decision_credits(estimator, policy, steps, weight * e.alive)
+    credits = _credits(estimator, policy, steps, weight * e.alive)
 
     def credited(parameters: Mapping[str, Tensor], obs: Tensor, z: Tensor, credit: Tensor) -> Tensor:
         decisions = vmap(lambda o, m: _decide(policy, parameters, o, m))(obs, z)
@@ -181,7 +181,7 @@ def _gradient(estimator: Estimator, policy: Policy, e: Trajectories, steps: _Ste
     return torch.cat([part.flatten(1) for part in found.values()], 1)
 
 
-def decision_credits(estimator: Estimator, policy: Policy, steps: _Steps, weight: Tensor) -> Tensor:
+def _credits(estimator: Estimator, policy: Policy, steps: _Steps, weight: Tensor) -> Tensor:
     """c_t of (mu, eta, log sigma), [N, T, A+Z + A+Zd], for the weights w [N, T]."""
     actions, decided = policy.actions, policy.memory.decided
     sigma = policy.spread.detach().exp()
@@ -207,7 +207,7 @@ def _controls(estimator: Estimator, e: Trajectories, steps: _Steps) -> Iterator[
     for t in range(e.r.shape[1]):
         reach = 1 if estimator.decides else estimator.context or t + 1
         part = slice(max(t + 1 - reach, 0), t + 1)
-        cut, known = (type(x)(*(column[:, part] for column in x)) for x in (e, steps))
+        cut = Trajectories(*(column[:, part] for column in e))
         last = torch.zeros_like(cut.r)
         last[:, -1] = 1.0
-        yield cut, known, last
+        yield cut, _Steps(*(column[:, part] for column in steps)), last
