@@ -62,22 +62,24 @@ def collect(
     parts = []
     for row in seeds:
         raw, _ = envs.reset(seed=row.tolist())
-        parts.append(_episodes(policy, envs, observe, raw, horizon, generator, key))
+        steps = _act(policy, envs, lambda raw: observe(torch.from_numpy(raw[key])), raw, horizon, generator)
+        parts.append(Trajectories(*(torch.stack(column, 1) for column in zip(*steps, strict=True))))
     return Trajectories(*(torch.cat(column)[:count] for column in zip(*parts, strict=True)))
 
 
-def _episodes(policy: Policy, envs: VectorEnv, observe: Callable, raw: dict, horizon: int, *rest: Any) -> Trajectories:
-    """One episode in each environment, which have been reset to the raw observations `raw`."""
-    (generator, key), n, actions, steps = rest, envs.num_envs, policy.actions, []
+def _act(
+    policy: Policy, envs: VectorEnv, observe: Callable, raw: dict, horizon: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """The steps of one episode in each environment, all of which show the raw observations of a reset."""
+    n, actions = envs.num_envs, policy.actions
     z, alive = policy.memory.initial(n), torch.ones(n, dtype=torch.bool)
     for t in range(horizon):
-        obs = observe(torch.from_numpy(raw[key])).to(z)
+        obs = observe(raw).to(z)
         u, after = policy.act(obs, torch.full((n,), t == 0), z, "sample", generator)
         raw, reward, terminated, truncated, _ = envs.step(u[:, :actions].numpy())
         r = torch.from_numpy(reward).to(z) * alive
-        steps.append((obs, z, torch.cat([u[:, :actions], after], -1), r, alive.to(z)))
+        yield obs, z, torch.cat([u[:, :actions], after], -1), r, alive.to(z)
         z, alive = after, alive & ~torch.from_numpy(terminated | truncated)
-    return Trajectories(*(torch.stack(column, 1) for column in zip(*steps, strict=True)))
 
 
 class _Steps(NamedTuple):
@@ -120,7 +122,9 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Rows like those of `s2pg.gradients.problem.measure`; nan where they compare with an exact gradient or a bound.
 
-    All estimators see the same episodes; each length has episodes of its own. `seconds` leaves out collecting them.
+    All estimators see the same episodes; each length has episodes of its own. `seconds` leaves out collecting them; a
+    process's very first gradient takes some seconds more, in which `torch.func` starts. Where episodes end early, as
+    those of a hopper that falls, a longer horizon adds little: ask `alive`.
     """
     nan = float("nan")
     for horizon in horizons:
