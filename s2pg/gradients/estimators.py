@@ -17,17 +17,27 @@ deterministic memory, with sigma_z > 0 the pathwise estimator for the very objec
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from s2pg.gradients.linear import Episodes, StatefulPolicy, System, exact_critic, sample
+from s2pg.gradients.critic import FittedCritic, fit_critic
+from s2pg.gradients.cue import Cue
+from s2pg.gradients.linear import Episodes, QuadraticCritic, StatefulPolicy, System, exact_critic
 
 Signal = Literal["return", "reward_to_go", "advantage", "q_gradient"]
 Baseline = Literal["none", "scalar", "componentwise"]
+Critic = Literal["exact", "learned", "blind"]
+AnyCritic = QuadraticCritic | FittedCritic
+Task = System | Cue
+
+Pull = Callable[[Tensor, int | slice], Tensor]
+
+CRITIC_STREAM = 0x5A17C  # what a critic's own episodes have in their seed
+EXPLORATION = 0.5  # standard deviation
 
 
 @dataclass(frozen=True)
@@ -37,17 +47,22 @@ class Estimator:
     decides: True: z' is a decision with a score (S2PG); False: it is differentiated through (BPTT).
     context: BPTT's number of steps, of which the first one's z is data; None: all of them. Truncation is biased.
     signal: w_t = J ("return": REINFORCE), sum_{k>=t} gamma^k r_k ("reward_to_go": GPOMDP), or gamma^t (Q_t - V_t) of
-        the exact critic ("advantage"); "q_gradient": its derivative by the decision instead of scores, which is the
+        a critic ("advantage"); "q_gradient": its derivative by the decision instead of scores, which is the
         deterministic theorem where sigma_a = sigma_z = 0 and stays unbiased at decisions sampled with noise.
     baseline: the best constant ("return": one, "reward_to_go": one per time step), over all components of the gradient
         ("scalar") or for each ("componentwise"). Estimated from one half of the episodes and used on the other, in both
         directions, so that it is independent of what it is subtracted from and causes no bias.
+    critic: of "advantage" and "q_gradient". "learned": fitted to episodes of its own on (s, a, z'); "blind": on
+        (o, z, a, z'), see `s2pg.gradients.critic`.
+    bootstrap: does a fitted critic trust its own value of the next step, or the return that was observed?
     """
 
     decides: bool = True
     context: int | None = None
     signal: Signal = "reward_to_go"
     baseline: Baseline = "none"
+    critic: Critic = "exact"
+    bootstrap: bool = True
 
     def __post_init__(self) -> None:
         if self.context is not None and (self.decides or self.context < 1):
@@ -56,18 +71,34 @@ class Estimator:
             raise ValueError("the derivative of Q by z' takes the place of BPTT: decides=True")
         if self.signal in ("advantage", "q_gradient") and self.baseline != "none":
             raise ValueError(f"signal={self.signal!r} has its baseline already")
+        if self.critic != "exact" and self.signal not in ("advantage", "q_gradient"):
+            raise ValueError(f"signal={self.signal!r} asks no critic: critic={self.critic!r}")
+        if self.critic == "exact" and not self.bootstrap:
+            raise ValueError("bootstrap=False is for a critic that is fitted")
 
 
 BPTT_1 = Estimator(decides=False, context=1)  # z is data and has no score: what is left of BPTT without its past
 
 
-def gradients(estimator: Estimator, system: System, policy: StatefulPolicy, e: Episodes) -> Tensor:
-    """One gradient per episode: [N, P]. Raises ValueError where a score is asked of a decision without noise."""
+def gradients(
+    estimator: Estimator,
+    system: Task,
+    policy: StatefulPolicy,
+    e: Episodes,
+    critic: AnyCritic | None = None,
+) -> Tensor:
+    """One gradient per episode: [N, P]. A critic that is fitted, see `find_critic`, is to be given.
+
+    Raises ValueError where it is not, and where a score is asked of a decision without noise.
+    """
     phi = policy.features(e.o, e.z)
-    if estimator.signal == "q_gradient":
-        slopes = exact_critic(system, policy, e.r.shape[1]).q_gradient(e)
-        return _sum(slopes * system.discounts(e.r.shape[1])[:, None], phi)
-    credits = decision_credits(policy, e, phi, weights(estimator.signal, system, policy, e), estimator)
+    if critic is None and estimator.critic != "exact":
+        raise ValueError(f"critic={estimator.critic!r} must have been fitted, to other episodes")
+    if critic is None and estimator.signal in ("advantage", "q_gradient"):
+        critic = _exact_critic(system, policy, e.r.shape[1])
+    if critic is not None and estimator.signal == "q_gradient":
+        return _sum(critic.q_gradient(e) * system.discounts(e.r.shape[1])[:, None], phi)
+    credits = decision_credits(policy, e, phi, weights(estimator.signal, system, policy, e, critic), estimator)
     gradient = _sum(credits, phi)
     if estimator.baseline == "none":
         return gradient
@@ -81,32 +112,73 @@ def gradients(estimator: Estimator, system: System, policy: StatefulPolicy, e: E
 
 def sample_gradients(
     estimators: Mapping[str, Estimator],
-    system: System,
+    system: Task,
     policy: StatefulPolicy,
     count: int,
     horizon: int,
     seed: int,
     chunk: int = 1000,
+    critic_episodes: int = 10_000,
 ) -> dict[str, Tensor]:
     """[N, P] for each estimator, all from the same `count` episodes.
 
+    A critic that is fitted has `critic_episodes` of its own, so it is a constant for these; its error is part of their
+    bias, not of their variance.
+
     Works through chunks of at most `chunk` episodes of nearly equal sizes; a baseline is of one chunk. Bytes per chunk:
-    about 8 chunk T (S + 2 X + 3 D), with BPTT 8 chunk T D Z more, with a baseline per time step several 8 chunk T P.
+    about 8 chunk T (S + 2 X + 5 D), with a baseline per time step several 8 chunk T P.
     """
     generator, parts = torch.Generator().manual_seed(seed), []
+    critics = {
+        name: find_critic(estimator, system, policy, horizon, critic_episodes, seed)
+        for name, estimator in estimators.items()
+    }
     for indices in torch.arange(count).tensor_split(math.ceil(count / chunk)):
-        episodes = sample(system, policy, len(indices), horizon, generator)
-        parts.append({name: gradients(estimator, system, policy, episodes) for name, estimator in estimators.items()})
+        episodes = system.sample(policy, len(indices), horizon, generator)
+        parts.append({name: gradients(e, system, policy, episodes, critics[name]) for name, e in estimators.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in estimators}
 
 
-def weights(signal: Signal, system: System, policy: StatefulPolicy, e: Episodes) -> Tensor:
-    """w_t: [N, T]."""
+def find_critic(
+    estimator: Estimator, system: Task, policy: StatefulPolicy, horizon: int, episodes: int, seed: int
+) -> AnyCritic | None:
+    """The estimator's critic, if it has one; where it is fitted, to `episodes` of a stream that no gradient sees.
+
+    A decision without noise is explored with `EXPLORATION` for that, off policy. Raises ValueError where the critic is
+    then fitted to returns, which would be those of another policy.
+    """
+    if estimator.signal not in ("advantage", "q_gradient"):
+        return None
+    if estimator.critic == "exact":
+        return _exact_critic(system, policy, horizon)
+    silent = not policy.sigma_a or (policy.memory > 0 and not policy.sigma_z)
+    if silent and not estimator.bootstrap:
+        raise ValueError("without noise in its decisions, a policy's own returns do not say what decisions are worth")
+    exploring = replace(policy, sigma_a=policy.sigma_a or EXPLORATION, sigma_z=policy.sigma_z or EXPLORATION)
+    generator = torch.Generator().manual_seed(seed ^ CRITIC_STREAM)
+    e = system.sample(exploring, episodes, horizon, generator)
+    return fit_critic(e, policy, system.discount, estimator.critic == "blind", estimator.bootstrap)
+
+
+def _exact_critic(system: Task, policy: StatefulPolicy, horizon: int) -> QuadraticCritic:
+    if not isinstance(system, System):
+        raise ValueError("only the linear system has an exact critic")
+    return exact_critic(system, policy, horizon)
+
+
+def weights(
+    signal: Signal, system: Task, policy: StatefulPolicy, e: Episodes, critic: AnyCritic | None = None
+) -> Tensor:
+    """w_t: [N, T]; the exact critic's advantages unless one is given."""
     discounts = system.discounts(e.r.shape[1])
     if signal == "advantage":
-        critic = exact_critic(system, policy, e.r.shape[1])
+        critic = critic or _exact_critic(system, policy, e.r.shape[1])
         return discounts * (critic.q(e) - critic.v(e))
-    r = discounts * e.r
+    return returns(signal, discounts * e.r)
+
+
+def returns(signal: Signal, r: Tensor) -> Tensor:
+    """w_t of the rewards r [N, T], which have been discounted: [N, T]."""
     return r.sum(1, keepdim=True).expand_as(r) if signal == "return" else r.flip(1).cumsum(1).flip(1)
 
 
@@ -118,27 +190,27 @@ def decision_credits(policy: StatefulPolicy, e: Episodes, phi: Tensor, weight: T
     action, memory = residual.split([policy.actions, policy.memory], -1)
     action = action / policy.sigma_a**2
     if not estimator.decides:
-        memory = costates(policy.memory_jacobian(phi), action, estimator.context)
+        memory = costates(lambda v, t: policy.pull_back(phi[:, t], v), action, policy.memory, estimator.context)
     elif policy.memory:
         memory = memory / policy.sigma_z**2
     return torch.cat([action, memory], -1)
 
 
-def costates(jacobian: Tensor, credit: Tensor, context: int | None = None) -> Tensor:
-    """lambda_{t+1}, t < T, of BPTT: [N, T, Z], from d_z (mu, eta) [N, T, A+Z, Z] and the actions' credits [N, T, A].
+def costates(pull: Pull, credit: Tensor, memory: int, context: int | None = None) -> Tensor:
+    """lambda_{t+1}, t < T, of BPTT: [N, T, Z], from the actions' credits [N, T, A].
 
-    Untruncated, the recursion of the module's docstring from the end. A context of L steps iterates the same equation
-    L - 1 times at all times together, from lambda = 0.
+    With `pull(v, t)` = (d_z m_t)^T v, where m_t = (mu_t, eta_t) and v [N, D] (or all t: [N, T, D]), the recursion of
+    the module's docstring is lambda_t = (d_z m_t)^T (credit_t, lambda_{t+1}), from the end. A context of L steps
+    iterates it L - 1 times at all times together, from lambda = 0.
     """
-    d_mu, d_eta = jacobian.split([credit.shape[-1], jacobian.shape[-1]], -2)
-    direct, horizon = _pull(d_mu, credit), credit.shape[1]
-    lam = direct.new_zeros(len(direct), horizon + 1, direct.shape[-1])
+    horizon = credit.shape[1]
+    lam = credit.new_zeros(len(credit), horizon + 1, memory)
     if context is None:
         for t in reversed(range(horizon)):
-            lam[:, t] = direct[:, t] + _pull(d_eta[:, t], lam[:, t + 1])
+            lam[:, t] = pull(torch.cat([credit[:, t], lam[:, t + 1]], -1), t)
     else:
         for _ in range(min(context, horizon) - 1):
-            lam[:, :-1] = direct + _pull(d_eta, lam[:, 1:])
+            lam[:, :-1] = pull(torch.cat([credit, lam[:, 1:]], -1), slice(None))
     return lam[:, 1:]
 
 
@@ -152,12 +224,11 @@ def scores(policy: StatefulPolicy, e: Episodes, estimator: Estimator) -> Tensor:
     own = decision_credits(policy, e, phi, torch.ones_like(e.r), estimator if estimator.decides else BPTT_1)
     out = own.unsqueeze(-1) * phi.unsqueeze(-2)  # [N, T, D, X]
     if not estimator.decides:
-        d_mu, d_eta = policy.memory_jacobian(phi).split([policy.actions, policy.memory], -2)
-        owed = _pull(d_mu, own[..., : policy.actions])  # d / d z_t of step t's own log-probability
+        owed = policy.pull_back(phi, own)  # d / d z_t of step t's own log-probability
         for lag in range(1, min(estimator.context or e.r.shape[1], e.r.shape[1])):
             owed = owed[:, 1:]  # d / d z_{t-lag+1}, for t >= lag
             out[:, lag:, policy.actions :] += owed.unsqueeze(-1) * phi[:, :-lag].unsqueeze(-2)
-            owed = _pull(d_eta[:, :-lag], owed)
+            owed = policy.pull_back(phi[:, :-lag], torch.nn.functional.pad(owed, (policy.actions, 0)))
     return out.flatten(2)
 
 
@@ -177,11 +248,6 @@ def subtract_baseline(gradient: Tensor, controls: Tensor, componentwise: bool) -
 def _ratio(product: Tensor, square: Tensor) -> Tensor:
     """0 where a score is always 0, as that of z_0's weights."""
     return torch.where(square > 0, product / square, 0.0)
-
-
-def _pull(jacobian: Tensor, v: Tensor) -> Tensor:
-    """jacobian^T v, [*, m, Z] and [*, m] to [*, Z]."""
-    return (jacobian.mT @ v.unsqueeze(-1)).squeeze(-1)
 
 
 def _sum(credits: Tensor, phi: Tensor) -> Tensor:

@@ -48,6 +48,10 @@ class System:
         """gamma^t for t < T: [T]."""
         return self.discount ** torch.arange(horizon, dtype=self.A.dtype)
 
+    def sample(self, policy: StatefulPolicy, count: int, horizon: int, generator: torch.Generator) -> Episodes:
+        """`count` independent episodes."""
+        return sample(self, policy, count, horizon, generator)
+
 
 class Bounds(NamedTuple):
     """For all o and z: |d_theta mu|_F <= F, |d_theta eta|_F <= H, |d_z mu|_2 <= K, |d_z eta|_2 <= Z."""
@@ -119,12 +123,12 @@ class StatefulPolicy:
         """m [*, D]."""
         return phi @ self.theta.T + z @ self.carry.T
 
-    def memory_jacobian(self, phi: Tensor) -> Tensor:
-        """d m / d z: [*, D, Z]."""
+    def pull_back(self, phi: Tensor, v: Tensor) -> Tensor:
+        """(d m / d z)^T v, [*, Z], of v [*, D]."""
         width = phi.shape[-1]
-        phi_z = phi[..., None, width - self.memory :]
-        slope = (1 - width * phi_z**2) / math.sqrt(width) if self.bounded else torch.ones_like(phi_z)
-        return slope * self.theta_z + self.carry
+        phi_z = phi[..., width - self.memory :]
+        slope = (1 - width * phi_z**2) / math.sqrt(width) if self.bounded else 1.0
+        return slope * (v @ self.theta_z) + v @ self.carry
 
     def noise(self) -> Tensor:
         """Standard deviations of u: [D]."""
@@ -208,18 +212,19 @@ class QuadraticCritic(NamedTuple):
 
     def v(self, e: Episodes) -> Tensor:
         """V_t at the visited (s, z): [N, T]."""
-        return -_quadratic(torch.cat([e.s, e.z], -1), self.S) - self.c
+        return -quadratic(torch.cat([e.s, e.z], -1), self.S) - self.c
 
     def q(self, e: Episodes) -> Tensor:
         """Q_t at the decisions taken: [N, T]. Given z', it does not depend on z."""
-        return -_quadratic(torch.cat([e.s, e.u], -1), self.N) - self.d
+        return -quadratic(torch.cat([e.s, e.u], -1), self.N) - self.d
 
     def q_gradient(self, e: Episodes) -> Tensor:
         """d Q_t / d (a, z'): [N, T, D]."""
         return -2 * torch.einsum("ntx,tux->ntu", torch.cat([e.s, e.u], -1), self.N[:, e.s.shape[-1] :])
 
 
-def _quadratic(x: Tensor, form: Tensor) -> Tensor:
+def quadratic(x: Tensor, form: Tensor) -> Tensor:
+    """x_t^T M_t x_t of x [N, T, X], M [T, X, X]: [N, T]."""
     return (torch.einsum("ntx,txy->nty", x, form) * x).sum(-1)
 
 
@@ -264,14 +269,45 @@ def exact_gradient(system: System, policy: StatefulPolicy, horizon: int, context
     return gradient.flatten()
 
 
+def blind_gradient(system: System, policy: StatefulPolicy, horizon: int) -> Tensor:
+    """What S2PG expects instead with a critic of (o, z, a, z') that bootstraps from itself: [P].
+
+    With x = (phi, u) and G = Cov(s, x) Cov(x)^-1, the fitted value is Q_t = -(x^T N_t x + d_t), N_t = G^T Q G +
+    diag(0, R, 0) + gamma M^T S_{t+1} M, where E[phi'|x] = M x and S_t = E^T N_t E, E[x|phi] = E phi. The exact
+    critic knows s, and its S_{t+1} is that of (s', z').
+    """
+    closed, n, m, width = _close(system, policy), len(system.A), policy.actions, policy.theta.shape[1]
+    decide = torch.cat([torch.eye(width, dtype=system.A.dtype), policy.gains])
+    noise = torch.block_diag(0 * closed.seen, torch.diag(policy.noise() ** 2))
+    cost = torch.block_diag(0 * closed.seen, system.R, 0 * torch.eye(policy.memory, dtype=system.A.dtype))
+    S, gradient = torch.zeros_like(closed.seen), torch.zeros_like(policy.theta)
+    for t, Y in reversed([*enumerate(_moments(system, policy, closed, horizon))]):
+        seen = closed.see @ Y @ closed.see.T + closed.seen
+        G = Y[:n] @ closed.see.T @ decide.T @ torch.linalg.pinv(decide @ seen @ decide.T + noise, hermitian=True)
+        u = torch.eye(len(cost), dtype=system.A.dtype)[width:]
+        M = torch.cat([system.C @ (system.A @ G + system.B @ u[:m]), u[m:]])
+        N = G.T @ system.Q @ G + cost + system.discount * M.T @ S @ M
+        S = decide.T @ N @ decide
+        gradient -= 2 * system.discount**t * N[width:] @ decide @ seen
+    return gradient.flatten()
+
+
 def _cross_moments(system: System, policy: StatefulPolicy, closed: _Closed, horizon: int) -> list[Tensor]:
     """E[x_t phi_t^T] for t < T: [S+D, X] each."""
+    n, moments = len(system.A), []
+    for Y in _moments(system, policy, closed, horizon):
+        moments.append(closed.decide @ Y @ closed.see.T)
+        moments[-1][n:] += policy.gains @ closed.seen
+    return moments
+
+
+def _moments(system: System, policy: StatefulPolicy, closed: _Closed, horizon: int) -> list[Tensor]:
+    """E[y_t y_t^T] for t < T: [S+Z, S+Z] each."""
     n, moments = len(system.A), []
     zero = policy.theta.new_zeros(policy.memory, policy.memory)
     Y, noise = torch.block_diag(system.P, zero), torch.block_diag(system.W, zero)
     for _ in range(horizon):
-        moments.append(closed.decide @ Y @ closed.see.T)
-        moments[-1][n:] += policy.gains @ closed.seen
+        moments.append(Y)
         x = closed.decide @ Y @ closed.decide.T
         x[n:, n:] += closed.spread
         Y = closed.move @ x @ closed.move.T + noise
