@@ -30,7 +30,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
 from analysis.figures.common import MODE_LABEL, Tidy, short
 from analysis.load import run_folder
-from analysis.tables import TABLES
+from analysis.tables import NEEDS, TABLES
 
 DPI = style.RC["savefig.dpi"]
 SHOWN_ABOVE = ("claims", "memory_probe")  # tables that the report has elsewhere
@@ -109,7 +109,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "evidence": [item for item in shown if not item.get("claim")],
         "figures": pictures(figures),
         "no_scale": "" if data.normalised else setting.NO_SCALE,
-        "tables": result_tables(tables),
+        "tables": result_tables(tables, set(data.statistics["statistic"])),
         "provenance": origin(data.runs, provenance(data.runs, results / "runs")),
         "budget": budget(data.runs, spec),
     }
@@ -217,9 +217,11 @@ def pictures(folder: Path) -> list[dict[str, Any]]:
     return [{"name": name, **t, **embed(folder / f"{name}.png")} for name, t in texts.items() if t.get("shown", True)]
 
 
-def result_tables(folder: Path) -> list[dict[str, Any]]:
-    """The Markdown tables of the experiment in the order of their registry; long ones are folded away."""
-    written = [name for name in TABLES if name not in SHOWN_ABOVE and (folder / f"{name}.md").exists()]
+def result_tables(folder: Path, statistics: set[str]) -> list[dict[str, Any]]:
+    """The Markdown tables of the experiment in the order of their registry; long ones are folded away, and those that
+    need a statistic that the experiment does not have are left out."""
+    told = [name for name in TABLES if name not in SHOWN_ABOVE and NEEDS.get(name) in {None, *statistics}]
+    written = [name for name in told if (folder / f"{name}.md").exists()]
     texts = {name: (folder / f"{name}.md").read_text() for name in written}
     return [
         {
