@@ -13,12 +13,13 @@ from analysis.tables import NEEDS, TABLES, Results, write
 from tests.synthetic import FAILED, MISSING, tables_from_returns
 
 DELAYS = (1, 4, 16)
+ANCHORS = {"random": [[0.5, 0.5]] * 3, "oracle": [[1.0, 1.0]] * 3}
 OF_SUCCESS = ["success_rate", "learned", "longest_delay"]
 
 
 def recall(rates):
     """Tables of cue recall: method -> per delay the success rates of its runs, or FAILED or MISSING."""
-    rates = {"random": [[0.5, 0.5]] * 3, "oracle": [[1.0, 1.0]] * 3, **rates}
+    rates = {**ANCHORS, **rates}
     runs = {(f"CueRecall{d}", m): own for m, all_of in rates.items() for d, own in zip(DELAYS, all_of, strict=True)}
     returns = {key: [r if isinstance(r, str) else 2 * r - 1 for r in own] for key, own in runs.items()}
     return tables_from_returns(returns, success=runs, points=3)
@@ -113,8 +114,7 @@ def test_the_longest_delay_is_the_last_before_the_first_that_is_not_learned(rate
 
 
 def test_the_longest_delay_of_a_resample_is_that_of_the_resampled_runs():
-    rng = np.random.default_rng(0)
-    learned = [rng.integers(0, 2, n).astype(float) for n in (4, 3, 5)]
+    learned = [np.array(runs, float) for runs in ([1, 1, 0, 1], [0, 1, 1], [1, 0, 1, 0, 1])]
     sizes = tuple(map(len, learned))
     weights = bootstrap.resample(sizes, 300, 1)
     expected = []
@@ -134,8 +134,9 @@ def test_a_delay_without_results_leaves_the_longest_one_open():
 
 
 def test_a_delay_of_which_no_run_has_ended_leaves_the_longest_one_open():
-    nothing = [[1.0, 1.0], [1.0, 1.0], [MISSING, MISSING]]
-    row = found(recall({"random": nothing, "oracle": nothing, "s2pg": nothing}), "longest_delay", "s2pg")
+    lost = {m: [*runs[:2], [MISSING, MISSING]] for m, runs in {**ANCHORS, "s2pg": [[1.0, 1.0]] * 3}.items()}
+    with pytest.warns(UserWarning, match="no finished run"):
+        row = found(recall(lost), "longest_delay", "s2pg")
     assert np.isnan(row["estimate"])
     assert "tasks left out: CueRecall16" in row["note"]
 
@@ -182,9 +183,9 @@ def test_success_is_drawn_against_the_delay():
     drawn = {line.get_color(): line.get_xydata() for line in ax.lines if line.get_marker() not in ("None", "_")}
     x, y = drawn[style.look("s2pg").colour].T
     np.testing.assert_allclose(y, [59 / 60, 2.45 / 3, 2.05 / 3])
-    assert np.abs(np.log2(x / DELAYS)).max() <= 0.25
+    assert np.abs(np.log2(x / DELAYS)).max() < 0.1
     places = [tuple(xy[:, 0]) for xy in drawn.values()]
-    assert len(set(places)) == len(places) == 4  # nothing hides behind another
+    assert len(set(places)) == len(places) == 3  # the random policy is the line at 0.5; nothing hides behind another
 
 
 def test_the_longest_delay_of_the_caption_is_the_definition():

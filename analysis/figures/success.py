@@ -13,12 +13,12 @@ from analysis.figures.common import Tidy, columns, empty, interval, legend, meth
 
 LINE = {"color": "#999999", "linewidth": 0.9, "zorder": 1}
 LIMITS = (-0.03, 1.04)
-SPREAD = 0.24  # how far apart, in octaves, the outermost methods of one delay are drawn
+STEP = 0.055  # how far apart, in octaves, the methods of one delay are drawn
 CAPTION_DELAY = (
     "Share of correct answers ({mode}, last tenth of the evaluations) against the number of steps between cue and "
     "question: mean over runs with its 95 % bootstrap interval over seeds. Points of one delay lie side by side, so "
-    f"that they do not hide each other. Lines: {stats.LEARNED}, from which on a run has learned the delay, and chance. "
-    "Every delay has the same budget of environment steps. {counts}"
+    f"that they do not hide each other. Lines: {stats.LEARNED}, from which on a run has learned the delay, and 0.5, "
+    "which is chance and the random policy. Every delay has the same budget of environment steps. {counts}"
 )
 CAPTION_RATES = (
     "Success rates per task ({mode}, last tenth of the evaluations): the line is the mean over runs, the bar its 95 % "
@@ -41,11 +41,12 @@ def against_delay(data: Tidy) -> Figure:
     rows = _at_delays(data)
     if rows.empty:
         return empty("No run on a task with a delay has a success rate.")
-    methods, delays = style.order_methods(rows["method"]), sorted(rows["x"].unique())
+    methods, delays = style.order_methods({*rows["method"]} - {stats.RANDOM}), sorted(rows["x"].unique())
     fig, (ax,) = panels(1, width=6.4, height=3.7)
-    for place, method in zip(np.linspace(-SPREAD, SPREAD, len(methods)), methods, strict=True):
-        _line(ax, rows[rows["method"] == method].sort_values("x"), method, 2**place)
-    for height, text in ((0.5, "chance"), (stats.LEARNED, str(stats.LEARNED))):
+    for i, method in enumerate(methods):
+        shift = 2 ** (STEP * (i - (len(methods) - 1) / 2))
+        _line(ax, rows[rows["method"] == method].sort_values("x"), method, shift)
+    for height, text in ((0.5, "chance"), (stats.LEARNED, "learned")):
         ax.axhline(height, linestyle=(0, (2, 2)), **LINE)
         ax.text(1.01, height, text, transform=ax.get_yaxis_transform(), fontsize=8, color="#666666", va="center")
     ax.set_xscale("log", base=2)
