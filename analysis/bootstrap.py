@@ -80,6 +80,15 @@ def middle(values: Array, weights: Array) -> Array:
     return (values[order][lower] + values[order][upper]) / 2
 
 
+def longest(learned: Sequence[Array], weights: Array, delays: Sequence[int]) -> Array:
+    """The last of `delays`, in order, at which and before which at least half of the runs learned, 0 if none; learned:
+    one array of 0 and 1 per delay; weights [R, N] over all of them, so that each delay's add up to 1 / their number."""
+    starts = np.cumsum([0, *map(len, learned[:-1])])
+    shares = np.add.reduceat(weights * np.concatenate(learned), starts, axis=1) * len(learned)
+    reached = np.logical_and.accumulate(shares >= 0.5 - 1e-9, axis=1).sum(axis=1)
+    return np.array([0.0, *delays])[reached]
+
+
 def interval(distribution: Array) -> tuple[Array, Array]:
     """The 95 % percentile interval of a statistic [1 + reps, ...] (row 0, the estimate, is left out)."""
     low, high = np.percentile(distribution[1:], LEVEL, axis=0)

@@ -31,7 +31,7 @@ from analysis.figures import FIGURES
 from analysis.figures.common import MODE_LABEL, Tidy, short
 from analysis.load import run_folder
 from analysis.studies import KINDS
-from analysis.tables import TABLES
+from analysis.tables import NEEDS, TABLES
 
 DPI = style.RC["savefig.dpi"]
 SHOWN_ABOVE = ("claims", "memory_probe")  # tables that the report has elsewhere
@@ -110,7 +110,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "evidence": [item for item in shown if not item.get("claim")],
         "figures": pictures(figures),
         "no_scale": "" if data.normalised else setting.NO_SCALE,
-        "tables": result_tables(tables),
+        "tables": result_tables(tables, set(data.statistics["statistic"])),
         "provenance": origin(data.runs, provenance(data.runs, results / "runs")),
         "budget": budget(data.runs, spec),
     }
@@ -246,11 +246,13 @@ def pictures(folder: Path) -> list[dict[str, Any]]:
     return [{"name": name, **t, **embed(folder / f"{name}.png")} for name, t in texts.items() if t.get("shown", True)]
 
 
-def result_tables(folder: Path) -> list[dict[str, Any]]:
-    """The Markdown tables of a folder, in the order of the registry if they are in it; long ones are folded away."""
+def result_tables(folder: Path, statistics: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The Markdown tables of a folder, those of the registry first; long ones are folded away, and those that need a
+    statistic that is not there are left out."""
     found = [path.stem for path in sorted(folder.glob("*.md")) if not path.stem.startswith("evidence")]
     known = [name for name in TABLES if name in found]
-    written = [name for name in dict.fromkeys([*known, *found]) if name not in SHOWN_ABOVE]
+    told = {name for name in found if name not in SHOWN_ABOVE and NEEDS.get(name) in {None, *statistics}}
+    written = [name for name in dict.fromkeys([*known, *found]) if name in told]
     texts = {name: (folder / f"{name}.md").read_text() for name in written}
     return [
         {

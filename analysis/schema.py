@@ -214,6 +214,11 @@ STATISTICS: dict[str, str] = {
     "return_iqm": "interquartile mean return of a method's runs on one task",
     "return_over_steps": "interquartile mean of the evaluation returns on one task after x environment steps",
     "return_over_seconds": "the same after x seconds of training",
+    "success_rate": "share of successes among a method's evaluation episodes on one task, mean over runs (only "
+    "where the task says what success is)",
+    "learned": "share of a method's runs on one task whose success rate is at least 0.95",
+    "longest_delay": "the largest delay, in steps, at which and at every shorter one of the grid at least half of the "
+    "method's runs have learned; 0: not even the shortest (only of tasks with a delay)",
 }
 
 _IS = {

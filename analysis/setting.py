@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -32,6 +33,12 @@ def options(grid: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Arguments of a task's environment: those of the patterns that match, the later winning."""
     patterns = grid.get("spec", {}).get("task_options", {})
     return {key: value for name, own in patterns.items() if fnmatchcase(task, name) for key, value in own.items()}
+
+
+def delay(task: str) -> int | None:
+    """Steps from the cue to the question of a task that is named after them, e.g. `CueRecall16`; None for others."""
+    found = re.fullmatch(r"CueRecall(\d+)", task)
+    return int(found[1]) if found else None
 
 
 def bodies(grid: Mapping[str, Any]) -> list[str]:

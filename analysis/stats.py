@@ -14,6 +14,9 @@ runs have no score; a statistic without them is marked incomplete. A task whose 
 beyond noise (the normal 95 % interval of the difference of their mean final scores over runs) has no scale: it is left
 out of normalised statistics, which are then marked incomplete; its raw returns stay.
 
+Success. Where a task says what success is, a run's success rate is the share of successes among the episodes that its
+final score is the mean of; a failed run has the random policy's. A run has learned a task if that is at least 0.95.
+
 Statistics are rliable's (Agarwal et al., "Deep RL at the edge of the statistical precipice", 2021), intervals are 95 %
 percentile intervals of 2000 bootstrap resamples of the runs within each task. A method with a single run on some task
 has no interval.
@@ -30,12 +33,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, curves, schema
+from analysis import bootstrap, curves, schema, setting
 from analysis.bootstrap import Array
 from analysis.load import Tables, read_tables, write_table
 
 REPS = 2000
 LAST = 0.1
+LEARNED = 0.95
 RANDOM, ORACLE = "random", "oracle"
 AGGREGATES = ("iqm", "median", "mean", "optimality_gap")
 TAUS = np.round(np.linspace(-0.25, 1.5, 71), 3)
@@ -143,6 +147,24 @@ def _normalise(runs: pd.DataFrame, ends: pd.DataFrame) -> pd.DataFrame:
     frame["raw"] = frame["raw"].where(frame["status"] != "failed", frame["random"])
     normalised = (frame["raw"] - frame["random"]) / (frame["oracle"] - frame["random"]).where(frame["usable"])
     return schema.check("scores", frame.assign(normalised=normalised)[schema.TABLES["scores"].names])
+
+
+def success_rates(tables: Tables, last: float = LAST) -> pd.DataFrame:
+    """Columns task, method, seed, mode, status, rate and learned (1 if the rate is at least 0.95, else 0): one row per
+    attempted run and mode, on the tasks that say what success is."""
+    said = tables.episodes.dropna(subset=["success"])
+    shares = said.assign(success=said["success"].astype(float)).groupby([*RUN, "mode", "step"])["success"].mean()
+    known = {key: final_score(values.to_numpy(), last) for key, values in shares.groupby([*RUN, "mode"])}
+    rows = [
+        {**{name: run[name] for name in (*RUN, "status")}, "mode": mode, "rate": known.get((*_key(run), mode), np.nan)}
+        for run in tables.runs[tables.runs["task"].isin(said["task"])].to_dict("records")
+        for mode in schema.MODES
+    ]
+    frame = pd.DataFrame(rows, columns=[*RUN, "status", "mode", "rate"])
+    finished = frame["rate"].where(frame["status"] == "finished")
+    random = finished.where(frame["method"] == RANDOM).groupby([frame["task"], frame["mode"]]).transform("mean")
+    rate = finished.where(frame["status"] != "failed", random)
+    return frame.assign(rate=rate, learned=(rate >= LEARNED).astype(float).where(rate.notna()))
 
 
 @dataclass(frozen=True)
@@ -254,7 +276,7 @@ def statistics(tables: Tables, reps: int = REPS, seed: int = 0) -> pd.DataFrame:
     evaluated = evaluations(tables)
     raw = _run_scores(tables, evaluated, LAST)
     ends = _anchors(tables, raw)
-    scored = _normalise(raw, ends)
+    scored, rates = _normalise(raw, ends), success_rates(tables)
     rows = []
     for mode in schema.MODES:
         book = Book(tables, mode, reps, seed)
@@ -263,6 +285,7 @@ def statistics(tables: Tables, reps: int = REPS, seed: int = 0) -> pd.DataFrame:
             _aggregates(book, kind, part)
             _improvements(book, kind, part)
             _returns(book, kind, part)
+        _successes(book, rates[rates["mode"] == mode])
         limits = ends[ends["mode"] == mode].set_index("task")
         _curves(book, tables, evaluated[evaluated["mode"] == mode], limits)
         rows += book.rows
@@ -314,6 +337,31 @@ def _returns(book: Book, kind: str, scores: pd.DataFrame) -> None:
             weights = bootstrap.resample(here.sizes, book.reps, book.seed) if here.sizes else None
             found = None if weights is None else function(here.flat, weights)
             book.add(name, kind, method, found, support(here), task=task)
+
+
+def _successes(book: Book, rates: pd.DataFrame) -> None:
+    for (task, method), _ in rates.groupby(["task", "method"], sort=False):
+        for name, column in (("success_rate", "rate"), ("learned", "learned")):
+            here = sample(rates[rates["task"] == task], method, column)
+            weights = bootstrap.resample(here.sizes, book.reps, book.seed) if here.sizes else None
+            found = None if weights is None else bootstrap.mean(here.flat, weights)
+            book.add(name, "final", method, found, support(here), task=task)
+    delays = {task: delay for task in book.tasks if (delay := setting.delay(task)) is not None}
+    delayed = rates[rates["task"].isin(delays)]
+    for method in delayed["method"].unique():
+        mine = sample(delayed, method, "learned")
+        absent = [task for task in delays if task not in mine.values]
+        found = None if absent else longest_delay(mine, delays, book.reps, book.seed)
+        book.add("longest_delay", "final", method, found, Support(support(mine).several, absent))
+
+
+def longest_delay(mine: Sample, delays: Mapping[str, int], reps: int = REPS, seed: int = 0) -> Array:
+    """The longest delay [1 + reps] that a method learns. mine: 1 for every run that has learned, 0 for the others;
+    delays: of every task."""
+    tasks = sorted(delays, key=delays.__getitem__)
+    learned = [mine.values[task].to_numpy() for task in tasks]
+    weights = bootstrap.resample(tuple(map(len, learned)), reps, seed)
+    return bootstrap.longest(learned, weights, [delays[task] for task in tasks])
 
 
 def _curves(book: Book, tables: Tables, evaluated: pd.DataFrame, ends: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ is not in the table is drawn grey under its own name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pathlib import Path
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
+
+from analysis import setting
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ def label(method: str) -> str:
 def task_label(task: str) -> str:
     """Display name of a task, e.g. `HopperV` -> `Hopper (velocities hidden)`; an unknown task keeps its name."""
     stem, kind = task[:-1], task[-1:]
+    if (delay := setting.delay(task)) is not None:
+        return f"Cue recall, delay {delay}"
     if stem not in _TASK_ORDER or kind not in _HIDDEN:
         return _OTHER_TASKS.get(task, task)
     return f"{TASKS[stem + 'V']} ({_HIDDEN[kind]})"
@@ -165,8 +170,14 @@ def order_methods(methods: Iterable[str]) -> list[str]:
 
 
 def order_tasks(tasks: Iterable[str]) -> list[str]:
-    """Distinct tasks, from the smallest to the largest body; unknown ones last, by name."""
-    return sorted(set(tasks), key=lambda t: (_TASK_ORDER.get(t[:-1], len(_TASK_ORDER)), "VPW".find(t[-1:]), t))
+    """Distinct tasks, from the smallest to the largest body; others last, by name and number (2 before 16)."""
+    return sorted(set(tasks), key=_task_key)
+
+
+def _task_key(task: str) -> tuple[int, int, list[str | int]]:
+    parts = re.split(r"(\d+)", task)  # text and numbers alternate
+    rank, kind = _TASK_ORDER.get(task[:-1], len(_TASK_ORDER)), "VPW".find(task[-1:])
+    return rank, kind, [int(part) if part.isdecimal() else part for part in parts]
 
 
 def save(fig: Figure, stem: str | Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import cos, exp, hypot, pi, sin
+from math import cos, exp, hypot, inf, pi, sin
 from typing import Any
 
 import gymnasium
@@ -122,15 +122,18 @@ class PointMass(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # nothing ties a step to seconds: 20 s an episode
     _canvas: Canvas | None
 
-    def __init__(self, field: str = "PointMass3", render_mode: str | None = None) -> None:
-        """`field`: a row of `FIELDS`."""
+    def __init__(self, field: str = "PointMass3", unit: float = 1.0, render_mode: str | None = None) -> None:
+        """`field`: a row of `FIELDS`; `unit`: what observed lengths are divided by, above 0."""
         if field not in FIELDS:
             raise ValueError(f"PointMass: field={field!r} must be one of {list(FIELDS)}")
-        self.field, self.render_mode = FIELDS[field], render_mode
+        if isinstance(unit, bool) or not isinstance(unit, int | float) or not 0 < unit < inf:
+            raise ValueError(f"PointMass: unit={unit!r} must be a number above 0")
+        self.field, self.unit, self.render_mode = FIELDS[field], unit, render_mode
         self.groups = {"position": 2, "signal": 2} | dict.fromkeys(self.field.hidden, 2)
         size, others = self.field.size, len(self.field.hidden)
         low = [0.0, 0.0] + [self.field.blank] * 2 + [0.0, 0.0] * others
-        self.observation_space = Box(np.array(low, np.float32), np.array(size * (2 + others), np.float32))
+        high = size * (2 + others)
+        self.observation_space = Box(*(np.array(bound, np.float32) / np.float32(unit) for bound in (low, high)))
         self.action_space = Box(-1.0, 1.0, (1,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
@@ -187,7 +190,7 @@ class PointMass(gymnasium.Env):
     def _observe(self) -> np.ndarray:
         signal = self.cue if self.in_sight else (self.field.blank,) * 2
         hidden = [number for group in self.field.hidden for number in getattr(self, group)]
-        return np.array([*self.position, *signal, *hidden], np.float32)
+        return np.array([*self.position, *signal, *hidden], np.float32) / np.float32(self.unit)
 
     def render(self) -> np.ndarray | None:
         """The field and the way so far, `[height, width, 3]`; yellow: the cue is in sight, orange: it was."""

@@ -94,13 +94,19 @@ def _pendulum(name: str) -> list[Task]:
     ]
 
 
-def _diagnostic(name: str, hidden: tuple[str, ...], **columns: Any) -> Task:
+def _diagnostic(name: str, hidden: tuple[str, ...], suffix: str = "", **columns: Any) -> Task:
     base, source = f"envs.diagnostics:{name}", "ours; optimum in closed form"
-    return Task(name, base, attrgetter("groups"), hidden, horizon=None, source=source, **columns)
+    return Task(name + suffix, base, attrgetter("groups"), hidden, horizon=None, source=source, **columns)
+
+
+def _cue_recall(delay: int) -> Task:
+    options = {"delay": delay}
+    return _diagnostic("CueRecall", ("cue",), str(delay), blank_previous_action=True, options=options)
 
 
 _DIAGNOSTICS = [
     _diagnostic("CueRecall", ("cue",), blank_previous_action=True),
+    *map(_cue_recall, (1, 2, 4, 8, 16, 32, 64)),
     _diagnostic("LinearGaussian", ("system_state", "time")),
 ]
 

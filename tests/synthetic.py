@@ -156,10 +156,12 @@ def tables_from_returns(
     points: int = 1,
     steps: int = 1000,
     claims: Sequence[Mapping[str, Any]] = (),
+    success: Mapping[tuple[str, str], Sequence[float]] | None = None,
 ) -> Tables:
     """Tidy tables in memory in which run i of (task, method) ends at exactly returns[task, method][i], in both modes.
 
-    An entry is a return, FAILED or MISSING; seconds_per_step is per method (one number, or one per seed).
+    An entry is a return, FAILED or MISSING; seconds_per_step is per method (one number, or one per seed); success is
+    per run the share of its episodes, in twentieths, that are successes (empty on tasks that are not named).
     """
     parts: dict[str, list[dict]] = {"runs": [], "episodes": [], "timing": [], "probe": []}
     at = np.linspace(0, steps, points + 1).astype(int)[1:]
@@ -168,7 +170,8 @@ def tables_from_returns(
             run = {"experiment": EXPERIMENT, "task": task, "method": method, "seed": seed}
             cost = (seconds_per_step or {}).get(method, 1e-3)
             cost = cost if isinstance(cost, float | int) else cost[seed]
-            _add_run(parts, run, outcome, at, cost)
+            rate = (success or {}).get((task, method), {seed: None})[seed]
+            _add_run(parts, run, outcome, at, cost, rate)
     pairs = list(returns)
     grid = make_grid(_unique(t for t, _ in pairs), _unique(m for _, m in pairs), 1, claims=claims)
     runs = [{k: run[k] for k in ("task", "method", "seed")} for run in parts["runs"]]
@@ -176,7 +179,9 @@ def tables_from_returns(
     return Tables(**frames, scalars=schema.frame("scalars"), grid={**grid, "runs": runs})
 
 
-def _add_run(parts: dict[str, list[dict]], run: dict, outcome: float | str, at: np.ndarray, cost: float) -> None:
+def _add_run(
+    parts: dict[str, list[dict]], run: dict, outcome: float | str, at: np.ndarray, cost: float, rate: float | None
+) -> None:
     status = outcome if isinstance(outcome, str) else "finished"
     steps = None if status == MISSING else int(at[-1])
     memory = None if status == MISSING else 500.0
@@ -196,8 +201,11 @@ def _add_run(parts: dict[str, list[dict]], run: dict, outcome: float | str, at: 
         split = {"environment": 0.2 * epoch, "acting": 0.2 * epoch, "learning": 0.6 * epoch, "evaluation": 0.0}
         parts["timing"].append({**run, "step": step, **split, "wall": epoch * (i + 1)})
         for mode in ("sample", "mean"):
-            episode = {"episode": 0, "return": float(outcome), "length": 10, "episode_seed": 0}
-            parts["episodes"].append({**run, "step": step, "mode": mode, **episode})
+            episode = {"return": float(outcome), "length": 10, "episode_seed": 0}
+            won = [None] if rate is None else [i < round(20 * rate) for i in range(20)]
+            parts["episodes"] += [
+                {**run, "step": step, "mode": mode, "episode": i, **episode, "success": w} for i, w in enumerate(won)
+            ]
 
 
 def _learning_curve(rng: np.random.Generator, task: str, method: str, progress: np.ndarray) -> np.ndarray:

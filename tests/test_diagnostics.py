@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from analysis import setting
 from envs.diagnostics import LinearSystem
 
 SYSTEM = LinearSystem.point_mass()
@@ -135,3 +136,15 @@ def test_no_change_of_the_optimal_gains_improves_them_and_memory_is_needed():
 def test_bad_lengths_are_refused(id, option, value):
     with pytest.raises(ValueError, match=f"{id}: {option}={value!r}"):
         gymnasium.make(f"envs:{id}-v0", **{option: value})
+
+
+@pytest.mark.parametrize("delay", [1, 2, 4, 8, 16, 32, 64])
+def test_a_delay_in_the_name_is_the_delay_and_the_analysis_reads_it(delay):
+    env = gymnasium.make(f"envs:CueRecall{delay}-v0")
+    env.reset(seed=0)
+    steps, ended = 0, False
+    while not ended:
+        _, _, ended, _, info = env.step(env.action_space.sample())
+        steps += 1
+    assert steps - 1 == delay == setting.delay(f"CueRecall{delay}")
+    assert "success" in info

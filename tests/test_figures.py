@@ -208,7 +208,7 @@ def test_the_command_draws_one_figure_from_tables_without_statistics(tmp_path):
 
 def test_an_unknown_figure_is_an_error_that_lists_the_figures(tmp_path, capsys):
     assert main(["figures", "--data", str(tmp_path), "--out", str(tmp_path), "--only", "pie"]) == 2
-    assert "unknown figure pie; figures: kernel, kernel_curves, sample_efficiency, " in capsys.readouterr().err
+    assert "unknown figure pie; figures: kernel, kernel_curves, success_against_delay, " in capsys.readouterr().err
     assert select([]) == FIGURES
 
 

@@ -118,6 +118,25 @@ def test_an_unknown_field_is_refused(bad):
         PointMass(bad)
 
 
+@pytest.mark.parametrize("id", IDS)
+def test_a_unit_divides_what_is_observed_and_nothing_else(id):
+    plain, scaled = make(id), make(id, unit=75)
+    for env in (plain, scaled):
+        env.reset(seed=4)
+    for heading in (UP, 0.7, RIGHT):
+        (seen, *others), (small, *same) = plain.step(act(heading)), scaled.step(act(heading))
+        for key in ("obs", "state"):
+            np.testing.assert_allclose(small[key], seen[key] / 75, rtol=1e-6)
+            assert scaled.observation_space[key].contains(small[key])
+        assert others == same
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("inf"), float("nan"), True, "75"])
+def test_a_bad_unit_is_refused(bad):
+    with pytest.raises(ValueError, match="unit=.*must be a number above 0"):
+        PointMass(unit=bad)
+
+
 # --- starts and cues -------------------------------------------------------------------------------------------------
 
 

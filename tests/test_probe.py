@@ -59,3 +59,11 @@ def test_a_group_that_does_not_vary_has_no_score() -> None:
     """One episode to fit, one to predict, one cue in each: nothing can be said, or at least nothing like -1e25."""
     for value in scores("s2pg", "CueRecall", episodes=2, delay=3).values():
         assert math.isnan(value) or value > -100
+
+
+def test_a_constant_that_single_precision_does_not_hold_exactly_does_not_vary() -> None:
+    """Its standard deviation in single precision is above zero; the other dimension is still scored."""
+    x = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    y = np.stack([np.full(400, 130 / 75, np.float32), x[:, 0]], 1)
+    assert y.std(0)[0] > 1e-6
+    assert _r2(x[:200], y[:200], x[200:], y[200:]) == pytest.approx(1.0, abs=1e-4)

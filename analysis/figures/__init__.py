@@ -27,6 +27,7 @@ from analysis.figures import (
     learning_curves,
     memory_probe,
     profiles,
+    success,
     timing,
 )
 from analysis.figures.common import MODE_LABEL, MODES, Tidy
@@ -69,6 +70,10 @@ FIGURES: dict[str, Plot] = {
     "kernel_curves": Plot(
         "Learning curves of the kernel study", kernel.curves, kernel.CAPTION_CURVES, applies=kernel.applies
     ),
+    "success_against_delay": Plot(
+        "How far back each memory reaches", success.against_delay, success.CAPTION_DELAY, applies=success.has_delays
+    ),
+    "success_rates": Plot("Success rates", success.rates, success.CAPTION_RATES, applies=success.has_rates),
     "sample_efficiency": Plot(
         "Return against environment steps, all tasks",
         aggregate_curves.over_steps,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from analysis import setting
 from analysis.load import read_table
-from analysis.tables.content import TABLES, Results, Table, read
+from analysis.tables.content import NEEDS, TABLES, Results, Table, read
 from analysis.tables.evidence import evidence
 
-__all__ = ["TABLES", "Results", "Table", "configure", "evidence", "main", "read", "write"]
+__all__ = ["NEEDS", "TABLES", "Results", "Table", "configure", "evidence", "main", "read", "write"]
 
 
 def write(name: str, table: Table, out: Path) -> None:

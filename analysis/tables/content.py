@@ -10,6 +10,8 @@ from analysis import claims, schema, setting, stats, style
 from analysis.load import Tables, read_table, read_tables
 
 COUNTS = ("attempted", "finished", "failed", "missing")
+NO_SUCCESS = "No task of this experiment says what success is."
+NO_DELAY = "No task of this experiment has a delay."
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def aggregates(results: Results) -> Table:
     data = results.pick(["iqm", "median", "mean", "optimality_gap"], schema.SCORES)
     shown = _spread(data, ["score", "mode", "method"], ["statistic"], "z.3f")
     if data["estimate"].isna().all():
-        shown = pd.DataFrame({"runs": [_runs(stats.tally(results.tables.runs))], "note": [setting.NO_SCALE]})
+        shown = _none(results, setting.NO_SCALE)
     return Table("Normalised scores (random policy 0, oracle 1) over all tasks, 95 % interval.", data, shown)
 
 
@@ -148,8 +150,58 @@ def verdicts(results: Results) -> Table:
     return Table("Claims and verdicts; the rules were written before the runs that they judge.", data, shown)
 
 
+def success_rate(results: Results) -> Table:
+    """Success rates per task and method in both evaluation modes."""
+    data = results.pick(["success_rate"])
+    shown = (
+        _spread(data, ["task", "method"], ["statistic", "mode"], "z.2f") if len(data) else _none(results, NO_SUCCESS)
+    )
+    caption = (
+        "Share of successes among the episodes of the last tenth of the evaluations, mean over runs, 95 % interval. "
+        "Failed runs count with the random policy's."
+    )
+    return Table(caption, data, shown)
+
+
+def longest_delay(results: Results) -> Table:
+    """The longest delay that each method learns, and how many of its runs learned each delay."""
+    data = results.pick(["longest_delay", "learned"])
+    data = data[(data["statistic"] == "longest_delay") | data["task"].map(setting.delay).notna()]
+    main = data[data["mode"] == results.tables.mode]
+    longest = _sorted(main[main["statistic"] == "longest_delay"], ["method"])
+    shown = pd.DataFrame({"method": longest["method"]})
+    shown["longest delay (steps)"] = [cell(row, "z.0f") for row in longest.to_dict("records")]
+    for task in style.order_tasks(main.loc[main["statistic"] == "learned", "task"]):
+        rows = {row["method"]: row for row in main[main["task"] == task].to_dict("records")}
+        shown[f"{setting.delay(task)}"] = [_learned(rows.get(method)) for method in shown["method"]]
+    shown["runs"] = [_runs(row) for row in longest.to_dict("records")]
+    shown["note"] = longest["note"]
+    caption = (
+        "Longest delay learned: the largest delay d such that at d and at every shorter delay of the grid at least "
+        f"half of the seeds end with a success rate of at least {stats.LEARNED} (last tenth of the evaluations, "
+        f"{results.tables.mode} mode; 0: not even the shortest), with the 95 % interval over seeds. Beside it, per "
+        "delay, how many runs did. Every delay has the same budget of environment steps."
+    )
+    return Table(caption, data, _labelled(shown) if len(data) else _none(results, NO_DELAY))
+
+
+def _learned(row: Mapping[str, float] | None) -> str:
+    """How many of the runs that left a result have learned, e.g. `2 of 3`."""
+    if row is None or pd.isna(row["estimate"]):
+        return "–"
+    runs = row["attempted"] - row["missing"]
+    return f"{row['estimate'] * runs:.0f} of {runs}"
+
+
+def _none(results: Results, why: str) -> pd.DataFrame:
+    """What a table shows that has nothing to say of an experiment."""
+    return pd.DataFrame({"runs": [_runs(stats.tally(results.tables.runs))], "note": [why]})
+
+
 TABLES = {
     "returns": returns,
+    "success_rate": success_rate,
+    "longest_delay": longest_delay,
     "aggregates": aggregates,
     "improvement": improvement,
     "wall_clock": wall_clock,
@@ -157,6 +209,10 @@ TABLES = {
     "memory_probe": memory_probe,
     "claims": verdicts,
 }
+
+
+NEEDS = {"success_rate": "success_rate", "longest_delay": "longest_delay"}
+"""Table -> the statistic without which it says nothing, and the report leaves it out."""
 
 
 def read(data: Path) -> Results:

@@ -84,10 +84,11 @@ def _r2(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) ->
 
     NaN where none varies: a constant has no variance to explain.
     """
+    x, x_test, y, y_test = (np.asarray(part, np.float64) for part in (x, x_test, y, y_test))
     varies = (y.std(0) > 1e-6) & (y_test.std(0) > 1e-6)
     if not varies.any() or len(x) < 5 * x.shape[1]:
         return float("nan")
-    x, x_test, y, y_test = (np.asarray(part, np.float64) for part in (x, x_test, y[:, varies], y_test[:, varies]))
+    y, y_test = y[:, varies], y_test[:, varies]
     shift, scale, centre, spread = x.mean(0), x.std(0) + 1e-6, y.mean(0), y.std(0)
     a, b = (x - shift) / scale, (y - centre) / spread
     weights = np.linalg.solve(a.T @ a + RIDGE * len(a) * np.eye(a.shape[1]), a.T @ b)

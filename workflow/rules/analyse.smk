@@ -46,7 +46,7 @@ rule collect:
 rule compute_statistics:
     input:
         rules.collect.output,
-        source=sources("analysis/stats.py", "analysis/bootstrap.py", "analysis/curves.py"),
+        source=sources(*[f"analysis/{name}.py" for name in ("stats", "setting", "bootstrap", "curves")]),
     output:
         expand("<tables>/{table}.parquet", table=["scores", "statistics", "wall_clock"]),
     log:

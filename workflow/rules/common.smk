@@ -18,10 +18,11 @@ STUDIES = {name: load_study(name) for name in list_studies()}
 CHOSEN = [name for name in SETTINGS["experiments"] if name in EXPERIMENTS]
 
 # What `python -m analysis` makes of every experiment; a test holds the lists equal to its own.
-FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
-    profiles timing memory_probe kernel kernel_curves learning_curves_other_mode diagnostics_action
-    diagnostics_memory""".split()
-TABLES = ["returns", "aggregates", "improvement", "wall_clock", "accounting", "memory_probe", "claims"]
+FIGURES = """success_against_delay success_rates sample_efficiency time_efficiency aggregates final_returns
+    learning_curves learning_curves_time improvement profiles timing memory_probe kernel kernel_curves
+    learning_curves_other_mode diagnostics_action diagnostics_memory""".split()
+TABLES = """returns success_rate longest_delay aggregates improvement wall_clock accounting memory_probe
+    claims""".split()
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.

@@ -26,7 +26,7 @@ rule write_report:
 rule execute_notebooks:
     input:
         of(CHOSEN[:1], rules.compute_statistics.output, rules.judge_claims.output),
-        source=sources("analysis/notebooks/*.py", "analysis/figures/*.py", "analysis/style.py"),
+        source=sources("analysis/notebooks/*.py", "analysis/figures/*.py", "analysis/style.py", "analysis/setting.py"),
     output:
         expand("<results>/notebooks/{{scale}}/{notebook}.{kind}", notebook=NOTEBOOKS, kind=["ipynb", "html"]),
     log:
