@@ -22,6 +22,7 @@ ORDER = [
     "imitation",
     "training",
     "build",
+    "timing",
     "commands",
     "cli __main__",
 ]

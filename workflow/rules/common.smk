@@ -19,7 +19,7 @@ CHOSEN = SETTINGS["experiments"]
 FIGURES = """sample_efficiency time_efficiency aggregates final_returns learning_curves learning_curves_time improvement
     profiles timing memory_probe kernel kernel_curves learning_curves_other_mode diagnostics_action
     diagnostics_memory""".split()
-TABLES = ["returns", "aggregates", "improvement", "wall_clock", "accounting", "memory_probe", "claims"]
+TABLES = "returns aggregates improvement wall_clock time_to_reach accounting memory_probe claims".split()
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
