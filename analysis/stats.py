@@ -425,8 +425,10 @@ def _first(curve: pd.DataFrame | None, height: float) -> tuple[float, float]:
     """Step and seconds of the first evaluation with a return of at least `height`."""
     if np.isnan(height):
         return np.nan, np.nan
-    above = curve[curve["return"] >= height] if curve is not None else ()
-    return (np.inf, np.inf) if len(above) == 0 else tuple(above.iloc[0][["step", "seconds"]].astype(float))
+    if curve is None or not (above := curve["return"] >= height).any():
+        return np.inf, np.inf
+    first = curve[above].iloc[0]
+    return float(first["step"]), float(first["seconds"])
 
 
 def probe_scores(tables: Tables) -> pd.DataFrame:

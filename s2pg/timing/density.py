@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from s2pg.build import device, spec
-from s2pg.config import RunConfig
+from s2pg.config import ConfigError, PPOConfig, RunConfig
 from s2pg.policy import Decision
 from s2pg.timing.lanes import Seconds
 
@@ -54,6 +54,8 @@ class DensityLane:
 
     def __init__(self, config: RunConfig, kind: str) -> None:
         hp, self.actions = config.hparams, spec(config.task, config.task_options).actions
+        if not isinstance(hp, PPOConfig):
+            raise ConfigError(f"kinds: {kind!r} is for ppo, not for {config.algorithm}")
         size, where = self.actions + hp.memory_size, device(config.device)
         generator = torch.Generator(where).manual_seed(config.seed)
         self.density, self.steps, self.terms = DENSITIES[kind], hp.rollout, hp.rollout * hp.passes

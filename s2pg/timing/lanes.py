@@ -112,9 +112,9 @@ def configuration(
 
 
 class Lane:
-    """One method's agent and environments, ready for the next update (SAC, TD3: for about `BLOCK` of them)."""
+    """One method's agent and environments, ready for the next update (SAC, TD3: for about `block` of them)."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, block: int = BLOCK) -> None:
         self.config, self.hp = config, config.hparams
         agent = build(config, spec(config.task, config.task_options))
         self.algorithm, self.device = agent.algorithm, agent.device
@@ -122,7 +122,7 @@ class Lane:
         self.collector = Collector(envs, agent.policy, agent.critic, agent.sight, agent.normalisers, agent.device)
         self.collector.reset(config.seed)
         self.generator = torch.Generator(agent.device).manual_seed(config.seed)
-        self.block = 1 if config.algorithm == "ppo" else max(BLOCK // self.hp.rollout, 1)
+        self.block = 1 if config.algorithm == "ppo" else max(block // self.hp.rollout, 1)
         for _ in range(-(-getattr(self.hp, "warmup", 0) // self.hp.rollout)):
             self.learn(self.collect())
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in which the system coun
 def peaks(configs: Sequence[RunConfig]) -> list[float]:
     """By how many MB one update of each run makes the process grow."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # every first optimiser loads the second
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         return list(pool.map(peak, configs))
 
@@ -48,7 +49,9 @@ def peak(config: RunConfig) -> float:
 def _small(config: RunConfig) -> RunConfig:
     """The same networks on two loss terms at a time."""
     hp, envs = config.hparams, config.hparams.num_envs
-    few = {"rollout": 2 * envs, "passes": 1, "minibatch": 2} if config.algorithm == "ppo" else {"batch": 2}
+    few: dict[str, Any] = {"batch": 2}
+    if config.algorithm == "ppo":
+        few = {"rollout": 2 * envs, "passes": 1, "minibatch": 2}
     hp = replace(hp, **few)
     return replace(config, hparams=hp, steps_per_epoch=hp.rollout)
 

@@ -57,6 +57,7 @@ class Scale:
     environments: tuple[int, ...]
     samples: tuple[int, ...]
     rounds: int
+    block: int  # updates of SAC and TD3 per turn (PPO: one)
     hparams: dict[str, dict[str, Any]]  # by algorithm, over those of the cases
 
     @classmethod
@@ -112,9 +113,9 @@ def configure(case: Case, scale: Scale, cell: Cell, device: str = "cpu", seed: i
     return config
 
 
-def open_lane(case: Case, config: RunConfig, kind: str) -> Lane | DensityLane:
+def open_lane(scale: Scale, config: RunConfig, kind: str) -> Lane | DensityLane:
     """Ready for its first turn."""
-    return DensityLane(config, kind) if kind in DENSITIES else Lane(config)
+    return DensityLane(config, kind) if kind in DENSITIES else Lane(config, scale.block)
 
 
 class Count(NamedTuple):
@@ -159,7 +160,7 @@ def measure(case: Case, scale: Scale, seed: int) -> Iterator[dict[str, Any]]:
 
 def _rounds(case: Case, scale: Scale, configs: Mapping[Cell, RunConfig], device: str) -> Iterator[dict[str, Any]]:
     memory = _memory(configs)
-    lanes = {cell: open_lane(case, config, cell.kind) for cell, config in configs.items()}
+    lanes = {cell: open_lane(scale, config, cell.kind) for cell, config in configs.items()}
     counts = {cell: count(lane) for cell, lane in lanes.items()}
     for index, (timed, yardstick) in enumerate(take_turns(lanes, scale.rounds)):
         for cell, seconds in timed.items():
