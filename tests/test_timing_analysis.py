@@ -165,6 +165,9 @@ def test_bars_end_at_the_sum() -> None:
     assert labels[:3] == ["S2PG", "BPTT, a window per loss term, L = 8", "BPTT, a window per loss term, L = 32"]
     ends = {round(patch.get_y() + 0.33): patch.get_x() + patch.get_width() for patch in ax.patches}
     assert ends[0] == pytest.approx(1.425)
+    frame = rows()
+    (slow,) = drawn("timing_split", frame.assign(learning=100 * frame["learning"])).axes
+    assert slow.texts[0].get_text().strip() == "130"
 
 
 def test_the_parallel_figure_says_when_nothing_varied() -> None:

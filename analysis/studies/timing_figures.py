@@ -155,9 +155,10 @@ def _bars(ax: Axes, part: pd.DataFrame) -> None:
             width = getattr(row, activity)
             ax.barh(place, width, left=left, height=0.66, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
             left += width
-        ax.text(left, place, f" {left:.2g}", va="center", fontsize=8, color="#333333")
+        spent = f"{left:,.0f}" if left >= 99.5 else f"{left:.2g}"
+        ax.text(left, place, f" {spent}", va="center", fontsize=8, color="#333333")
     ax.set_yticks(range(len(rows)), [_bar_label(row.kind, row.context) for row in rows])
-    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.18 * part["total"].max()), xlabel="ms per environment step")
+    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.25 * part["total"].max()), xlabel="ms per environment step")
     ax.grid(axis="y", visible=False)
 
 
