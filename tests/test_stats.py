@@ -353,7 +353,9 @@ def test_a_run_that_falls_back_has_reached_it_and_so_has_one_that_fails_later():
 
 
 def test_without_a_scale_nothing_is_known_of_reaching_it():
-    tables = tables_from_returns({("HopperV", "s2pg"): [60.0, 60.0]})
+    tables = tables_from_returns(
+        {("HopperV", "s2pg"): [60.0, 60.0], ("HopperV", "random"): [0.0], ("HopperV", "oracle"): [100.0]}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = stats.reaching(tables)
