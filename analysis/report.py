@@ -122,7 +122,7 @@ def study(scale: str, name: str, results: Path) -> dict[str, Any]:
     about = load_json(tables / "study.json")
     spec, verdicts = about["spec"], load_json(tables / "claims.json")["claims"]
     origins = [load_json(results / "runs" / scale / name / f"{case}.json") for case in about["cases"]]
-    said = {"steps": None, "min_seeds": None, "evidence": []}
+    said: dict[str, Any] = {"evidence": []}
     return {
         "name": name,
         "title": spec["title"],

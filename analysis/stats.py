@@ -445,6 +445,40 @@ def _median(values: pd.Series) -> float:
     return float(known.median()) if len(known) else np.nan
 
 
+def reaching(tables: Tables, share: float = 0.5) -> pd.DataFrame:
+    """Columns task, method, seed, threshold, step, seconds: where a run's evaluated return first reaches a threshold.
+
+    In the mode of `tables`; infinity is never. The threshold lies at `share` of the way from the random policy to the
+    oracle (see `anchors`); NaN on a task without that scale, where nothing is known. Training time is that of
+    `evaluations`, NaN in a run without timing. A failed run that has not reached the threshold never does; missing
+    runs have no row, nor has the random policy.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `statistics` has told which tasks have no scale
+        ends = anchors(tables)
+    ends = ends[(ends["mode"] == tables.mode) & ends["usable"]].set_index("task")
+    heights = ends["random"] + share * (ends["oracle"] - ends["random"])
+    evaluated = evaluations(tables)
+    curves_of = dict(iter(evaluated[evaluated["mode"] == tables.mode].sort_values("step").groupby(RUN)))
+    attempted = tables.runs[(tables.runs["status"] != "missing") & (tables.runs["method"] != RANDOM)]
+    rows = [
+        (*key, height, *_first(curves_of.get(key), height))
+        for key in attempted[RUN].itertuples(index=False, name=None)
+        for height in (heights.get(key[0], np.nan),)
+    ]
+    return pd.DataFrame(rows, columns=[*RUN, "threshold", "step", "seconds"])
+
+
+def _first(curve: pd.DataFrame | None, height: float) -> tuple[float, float]:
+    """Step and seconds of the first evaluation with a return of at least `height`."""
+    if np.isnan(height):
+        return np.nan, np.nan
+    if curve is None or not (above := curve["return"] >= height).any():
+        return np.inf, np.inf
+    first = curve[above].iloc[0]
+    return float(first["step"]), float(first["seconds"])
+
+
 def probe_scores(tables: Tables) -> pd.DataFrame:
     """Columns task, method, seed, group, alone, memory, gain: R² of the linear readout of a hidden group from the
     observation alone, with the memory beside it, and the difference; one row per run and group."""

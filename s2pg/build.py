@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from s2pg.data.replay import Replay
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS
 from s2pg.policy import Clamp, Policy, Shape, Tanh, UniformPolicy
+from s2pg.training import worlds
 from s2pg.training.agent import Agent
 from s2pg.training.worlds import Spec, derive
 from s2pg.types import Width
@@ -30,6 +31,15 @@ def build(config: RunConfig, spec: Spec) -> Agent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
         return _build(config, spec)
+
+
+def spec(task: str, options: dict[str, Any]) -> Spec:
+    """Widths and action range of a task. Raises ConfigError for an unknown task or option."""
+    try:
+        return worlds.spec(task, options)
+    except (TypeError, ValueError) as error:
+        about = f" with task_options {options}" if options else ""
+        raise ConfigError(f"task {task}{about}: {error}") from error
 
 
 def device(name: str) -> torch.device:

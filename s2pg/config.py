@@ -212,8 +212,8 @@ class RunConfig:
         """Build from a mapping. Raises ConfigError on an unknown, missing or impossible value, naming `source`."""
         _validate(raw, "run.yaml", source)
         classes = {"memory": MethodConfig, "hparams": ALGORITHMS[raw["algorithm"]]}
-        parts = {key: _construct(part, raw[key], source) for key, part in classes.items()}
-        return _construct(cls, copy.deepcopy({**raw, **parts}), source)
+        parts = {key: construct(part, raw[key], source) for key, part in classes.items()}
+        return construct(cls, copy.deepcopy({**raw, **parts}), source)
 
     @classmethod
     def from_yaml(cls, text: str, source: str | Path = "run configuration") -> RunConfig:
@@ -329,19 +329,19 @@ def load_experiment(name: str) -> Experiment:
     spec = load_checked(path, "experiment.yaml")
     choose("name", spec["name"], [name], path)
     _check_names(spec, path)
-    scales = {key: _construct(Scale, value) for key, value in spec["scales"].items()}
+    scales = {key: construct(Scale, value) for key, value in spec["scales"].items()}
     rest = {
         "claims": tuple(spec["claims"]),
         "notes": tuple(spec.get("notes", ())),
         "task_options": spec.get("task_options", {}),
     }
-    return _construct(Experiment, {**spec, **rest, "scales": scales, "spec": spec, "path": path})
+    return construct(Experiment, {**spec, **rest, "scales": scales, "spec": spec, "path": path})
 
 
 def methods() -> dict[str, MethodConfig]:
     """The memory axis: every method's name and what it is."""
     path, rows = _method_rows()
-    return {name: _construct(MethodConfig, row, f"{path}: {name}") for name, row in rows.items()}
+    return {name: construct(MethodConfig, row, f"{path}: {name}") for name, row in rows.items()}
 
 
 def method_hparams(method: str, algorithm: str) -> dict[str, Any]:
@@ -588,7 +588,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
     return f"{where or 'file'}: {error.message}"
 
 
-def _construct(cls: type, raw: Mapping[str, Any], source: str | Path | None = None) -> Any:
+def construct(cls: type, raw: Mapping[str, Any], source: str | Path | None = None) -> Any:
     """A dataclass from a checked mapping: whole numbers become floats where declared so, lists become tuples."""
     casts: dict[Any, Callable] = {
         "int": int,

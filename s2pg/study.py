@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from s2pg.config import choose, config_dir, list_studies, load_checked
 
-Kind = Literal["gradients"]
-COMMON = {"name", "title", "notes", "claims", "base", "cases", "scales", "resources"}
+Kind = Literal["gradients", "timing"]
+COMMON = {"name", "title", "notes", "claims", "base", "cases", "scales", "resources", "alone"}
 
 
 @dataclass(frozen=True)

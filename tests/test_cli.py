@@ -16,10 +16,10 @@ import pytest
 from s2pg.cli import COMMANDS, main
 from s2pg.commands import cost, doctor, film, rendering
 from s2pg.commands import eval as evaluation
-from s2pg.commands.bench import ACTIVITIES
 from s2pg.commands.runs import open_run
 from s2pg.commands.watch import record, replay
 from s2pg.config import RunConfig, list_experiments, load_experiment, methods, resolve
+from s2pg.timing.lanes import ACTIVITIES
 from s2pg.training import worlds
 
 TINY = [

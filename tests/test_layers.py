@@ -22,6 +22,7 @@ ORDER = [
     "imitation",
     "training",
     "build",
+    "timing",
     "commands",
     "cli __main__",
 ]
@@ -30,7 +31,7 @@ BESIDE = {
     "data": set(),
     "gradients": {"nets", "memory", "policy", "critic", "algorithms", "data"},
 }
-ABOVE_DATA = {"algorithms", "imitation", "training", "build", "commands", "cli", "__main__", "gradients"}
+ABOVE_DATA = {"algorithms", "imitation", "training", "build", "commands", "cli", "__main__", "gradients", "timing"}
 PACKAGES = {"s2pg", "envs", "analysis", "workflow"}
 MAY_IMPORT = {"envs": {"envs"}, "analysis": {"analysis"}, "workflow": {"workflow", "s2pg"}, "s2pg": {"s2pg", "envs"}}
 NO_TORCH = ["envs", "analysis", "workflow"]

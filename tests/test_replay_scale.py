@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from s2pg.build import build
-from s2pg.commands.bench import configuration
 from s2pg.data.replay import Replay
+from s2pg.timing.lanes import configuration
 from s2pg.training import worlds
 
 STEPS, HORIZON = 1_000_000, 1000

@@ -320,6 +320,48 @@ def test_wall_clock_of_runs_without_training_time_is_empty_and_says_nothing():
     assert table["steps_per_second"].isna().all()
 
 
+def reach_tables():
+    """Random policy 0, oracle 100: half of the scale is 50. Two evaluations, at 100 and 200 steps."""
+    ends = {("HopperV", "random"): [0.0, 0.0], ("HopperV", "oracle"): [100.0, 100.0]}
+    runs = {("HopperV", "s2pg"): [60.0, 60.0, 40.0, MISSING], ("HopperV", "none"): [49.9, FAILED, 50.0]}
+    tables = tables_from_returns(ends | runs, points=2, steps=200, seconds_per_step={"s2pg": [0.1, 0.2, 0.1, 0.1]})
+    early = (tables.episodes["method"] == "s2pg") & (tables.episodes["seed"] == 1) & (tables.episodes["step"] == 100)
+    tables.episodes.loc[early, "return"] = 10.0
+    return tables
+
+
+def test_the_time_to_reach_a_return_is_that_of_the_first_evaluation_that_has_it():
+    found = stats.reaching(reach_tables(), 0.5).set_index(["method", "seed"])
+    assert found.loc["s2pg", "step"].tolist() == [100, 200, np.inf]
+    assert found.loc["s2pg", "seconds"].tolist() == pytest.approx([10.0, 40.0, np.inf])
+    assert found["threshold"].tolist() == [50.0] * len(found)
+
+
+def test_runs_that_end_below_or_fail_never_reach_it_and_missing_ones_are_not_counted():
+    found = stats.reaching(reach_tables(), 0.5).set_index(["method", "seed"])
+    assert found.loc["none", "step"].tolist() == [np.inf, np.inf, 100]  # below, failed, just there
+    assert len(found.loc["s2pg"]) == 3
+    assert "random" not in found.index.get_level_values("method")
+
+
+def test_a_run_that_falls_back_has_reached_it_and_so_has_one_that_fails_later():
+    tables = reach_tables()
+    late = (tables.episodes["method"] == "s2pg") & (tables.episodes["seed"] == 0) & (tables.episodes["step"] == 200)
+    tables.episodes.loc[late, "return"] = 0.0
+    tables.runs.loc[(tables.runs["method"] == "s2pg") & (tables.runs["seed"] == 0), "status"] = "failed"
+    assert stats.reaching(tables, 0.5).set_index(["method", "seed"]).loc[("s2pg", 0), "step"] == 100
+
+
+def test_without_a_scale_nothing_is_known_of_reaching_it():
+    tables = tables_from_returns(
+        {("HopperV", "s2pg"): [60.0, 60.0], ("HopperV", "random"): [0.0], ("HopperV", "oracle"): [100.0]}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = stats.reaching(tables)
+    assert found[["threshold", "step", "seconds"]].isna().all(axis=None)
+
+
 def test_accounting_shows_reasons_and_mixed_configurations():
     tables = tables_from_returns({("HopperV", "s2pg"): [1.0, 2.0, FAILED]})
     tables.runs["config_hash"] = ["a", "b", "a"]

@@ -123,3 +123,16 @@ def test_without_a_normalised_scale_aggregates_say_why_instead_of_rows_of_nothin
     table = TABLES["aggregates"](Results(tables, found, stats.wall_clock(tables)))
     assert table.shown.to_numpy().tolist() == [["4 of 4", setting.NO_SCALE]]
     assert len(table.data) > 1
+
+
+def test_the_time_to_reach_a_return_counts_runs_that_never_do():
+    ends = {("HopperV", "random"): [0.0, 0.0], ("HopperV", "oracle"): [100.0, 100.0]}
+    runs = {("HopperV", "s2pg"): [60.0, 60.0, 40.0], ("HopperV", "none"): [60.0, 40.0, FAILED, MISSING]}
+    tables = tables_from_returns(ends | runs, steps=200, seconds_per_step={"s2pg": [0.1, 0.2, 0.1]})
+    found = Results(tables, stats.statistics(tables, 10), stats.wall_clock(tables))
+    table = TABLES["time_to_reach"](found)
+    shown, data = (frame.set_index("method") for frame in (table.shown, table.data))
+    assert shown.loc["S2PG", ["reached", "training seconds"]].tolist() == ["2 of 3", "40 (20 to never)"]
+    assert shown.loc["No memory", ["reached", "environment steps"]].tolist() == ["1 of 3", "never (200 to never)"]
+    assert (data.loc["none", "seconds"], data.loc["s2pg", "step"]) == (float("inf"), 200)
+    assert data.loc["s2pg", "threshold"] == 50

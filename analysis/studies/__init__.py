@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from analysis import style, tables
 from analysis.claims import NOT_ENOUGH, decide
 from analysis.errors import AnalysisError
-from analysis.studies import gradients
+from analysis.studies import gradients, timing
 from analysis.tables.content import Table
 
 Interval = tuple[float, float, float]  # estimate, low, high
@@ -53,7 +53,14 @@ KINDS: dict[str, Kind] = {
         gradients.words,
         gradients.make_tables,
         {name: Picture(*entry) for name, entry in gradients.PICTURES.items()},
-    )
+    ),
+    "timing": Kind(
+        timing.COLUMNS,
+        timing.STATISTICS,
+        timing.words,
+        timing.make_tables,
+        {name: Picture(*entry) for name, entry in timing.PICTURES.items()},
+    ),
 }
 
 

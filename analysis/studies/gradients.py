@@ -118,7 +118,7 @@ def _rows(frame: pd.DataFrame, rule: Mapping[str, Any], key: str) -> pd.DataFram
 def growth(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
     """Slope of `a`."""
     found = fit(_rows(frame, rule, "a"), rule["from"])
-    return found and (found.slope, found.low, found.high)
+    return (found.slope, found.low, found.high) if found else None
 
 
 def growth_difference(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
@@ -139,7 +139,7 @@ def log_ratio(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
     estimate = np.log(both["variance"] / both["variance_b"])
     half = Z95 * np.hypot(both["error"] / both["variance"], both["error_b"] / both["variance_b"])
     worst = (estimate - half).idxmin()
-    return tuple(float(values[worst]) for values in (estimate, estimate - half, estimate + half))
+    return float(estimate[worst]), float((estimate - half)[worst]), float((estimate + half)[worst])
 
 
 STATISTICS = {"slope": growth, "slope_difference": growth_difference, "log_ratio": log_ratio}

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis import claims, schema, setting, stats, style
@@ -12,6 +13,7 @@ from analysis.load import Tables, read_table, read_tables
 COUNTS = ("attempted", "finished", "failed", "missing")
 NO_SUCCESS = "No task of this experiment says what success is."
 NO_DELAY = "No task of this experiment has a delay."
+REACHED = 0.5  # share of the normalised scale in the table `time_to_reach`
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,46 @@ def wall_clock(results: Results) -> Table:
         "acting and learning together; the seconds of a run include everything."
     )
     return Table(caption, data, shown)
+
+
+def time_to_reach(results: Results) -> Table:
+    """How long a run trains until its return first reaches half of the normalised scale; never counts as infinite."""
+    found = stats.reaching(results.tables, REACHED)
+    runs = results.tables.runs[results.tables.runs["method"] != stats.RANDOM]
+    rows = []
+    for (task, method), group in runs.groupby(["task", "method"], sort=False):
+        mine = found[(found["task"] == task) & (found["method"] == method) & found["threshold"].notna()]
+        row = {"task": task, "method": method, "n": len(mine), "reached": int(np.isfinite(mine["step"]).sum())}
+        row["threshold"] = mine["threshold"].iloc[0] if len(mine) else np.nan
+        for name in ("seconds", "step"):
+            known = np.sort(mine[name].dropna())
+            row |= {name: np.median(known) if len(known) else np.nan, f"{name}_runs": _until(known)}
+        rows.append({**row, **stats.tally(group)})
+    names = ["task", "method", "threshold", "n", "reached", "seconds", "seconds_runs", "step", "step_runs", *COUNTS]
+    data = _sorted(pd.DataFrame(rows, columns=names), ["task", "method"])
+    shown = _labelled(data[["task", "method"]]).assign(threshold=_numbers(data["threshold"], "z.1f"))
+    shown["reached"] = [
+        f"{row['reached']} of {row['n']}" if row["n"] else "no scale" for row in data.to_dict("records")
+    ]
+    shown["training seconds"], shown["environment steps"] = data["seconds_runs"], data["step_runs"]
+    shown["runs"] = [_runs(row) for row in data.to_dict("records")]
+    caption = (
+        f"Training until the return of an evaluation first reaches {REACHED:.0%} of the way from the random policy to "
+        f"the oracle ({results.tables.mode} mode): median over runs (soonest to latest). A run that ends below, or "
+        "fails before, never does. Time of evaluation is not counted."
+    )
+    return Table(caption, data.drop(columns=["seconds_runs", "step_runs"]), shown)
+
+
+def _until(values: Sequence[float]) -> str:
+    """Median and range, e.g. `12 (9 to never)`; an en dash for none."""
+    if not len(values):
+        return "–"
+    middle, low, high = (
+        "never" if np.isinf(v) else f"{v:,.3g}" if v < 100 else f"{v:,.0f}"
+        for v in (np.median(values), values[0], values[-1])
+    )
+    return f"{middle} ({low} to {high})"
 
 
 def accounting(results: Results) -> Table:
@@ -205,6 +247,7 @@ TABLES = {
     "aggregates": aggregates,
     "improvement": improvement,
     "wall_clock": wall_clock,
+    "time_to_reach": time_to_reach,
     "accounting": accounting,
     "memory_probe": memory_probe,
     "claims": verdicts,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from s2pg.build import build
-from s2pg.config import ConfigError, RunConfig
-from s2pg.training import checkpoint, worlds
+from s2pg.build import build, spec
+from s2pg.config import RunConfig
+from s2pg.training import checkpoint
 from s2pg.training.agent import Agent
 from s2pg.training.checkpoint import RunError
 
@@ -47,12 +47,3 @@ def open_run(folder: str | Path) -> Opened:
     except (KeyError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path}: the checkpoint does not fit the config.yaml beside it ({reason})") from error
-
-
-def spec(task: str, options: dict[str, Any]) -> worlds.Spec:
-    """Widths and action range of a task. Raises ConfigError for an unknown task or option."""
-    try:
-        return worlds.spec(task, options)
-    except (TypeError, ValueError) as error:
-        about = f" with task_options {options}" if options else ""
-        raise ConfigError(f"task {task}{about}: {error}") from error

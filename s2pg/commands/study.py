@@ -13,12 +13,16 @@ import torch
 from s2pg.commands import show
 from s2pg.gradients import problem
 from s2pg.study import Kind, Study, load_study
+from s2pg.timing import sweep
 from s2pg.training import checkpoint
 from s2pg.training.provenance import provenance
 
 Measure = Callable[[Study, str, str, int], Iterator[dict[str, Any]]]  # study, scale, case, seed -> rows
-MEASURES: dict[Kind, Measure] = {"gradients": problem.measure_case}
-SHOWN = {"gradients": ["horizon", "estimator", "variance", "low", "high", "bound", "snr", "bias", "cosine"]}
+MEASURES: dict[Kind, Measure] = {"gradients": problem.measure_case, "timing": sweep.measure_case}
+SHOWN = {
+    "gradients": ["horizon", "estimator", "variance", "low", "high", "bound", "snr", "bias", "cosine"],
+    "timing": ["kind", "context", "environments", "samples", "round", "environment", "acting", "learning", "terms"],
+}
 
 
 def run(args: Namespace) -> int:
@@ -38,7 +42,7 @@ def run(args: Namespace) -> int:
     settings = {"study": study.name, "scale": args.scale, "seed": args.seed, **study.settings(args.scale, args.case)}
     checkpoint.write_json(out.with_suffix(".json"), {**provenance(), "settings": settings})
     checkpoint.write(out, lambda path: frame.to_parquet(path, index=False))
-    print(show.table(frame[shown].map(_text).to_numpy().tolist(), shown, ["estimator"]))
+    print(show.table(frame[shown].map(_text).to_numpy().tolist(), shown, ["estimator", "kind"]))
     return 0
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from s2pg.build import build
-from s2pg.commands.runs import spec
+from s2pg.build import build, spec
 from s2pg.config import ConfigError, RunConfig, parse_overrides, resolve
 from s2pg.kernels import keep_freed_memory
 from s2pg.training import loop

@@ -21,7 +21,7 @@ CHOSEN = [name for name in SETTINGS["experiments"] if name in EXPERIMENTS]
 FIGURES = """success_against_delay success_rates sample_efficiency time_efficiency aggregates final_returns
     learning_curves learning_curves_time improvement profiles timing memory_probe kernel kernel_curves
     learning_curves_other_mode diagnostics_action diagnostics_memory""".split()
-TABLES = """returns success_rate longest_delay aggregates improvement wall_clock accounting memory_probe
+TABLES = """returns success_rate longest_delay aggregates improvement wall_clock time_to_reach accounting memory_probe
     claims""".split()
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
@@ -90,6 +90,12 @@ def megabytes(wildcards, attempt: int) -> int:
 def cores(wildcards) -> int:
     """Cores of a training job."""
     return EXPERIMENTS[wildcards.experiment].resources["cores"]
+
+
+def study_cores(wildcards) -> int:
+    """Cores of a study's case: all of this machine for one that nothing may run beside."""
+    study = STUDIES[wildcards.study].spec
+    return (study.get("alone") and workflow.cores) or study["resources"]["cores"]
 
 
 def one_of(names) -> str:

@@ -25,7 +25,7 @@ rule measure_case:
         "<results>/logs/{scale}/{study}/{case}.log",
     conda:
         "../../environment.yml"
-    threads: lambda w: STUDIES[w.study].spec["resources"]["cores"]
+    threads: study_cores
     resources:
         mem_mb=lambda w: STUDIES[w.study].spec["resources"]["memory_mb"],
         runtime=lambda w: STUDIES[w.study].spec["resources"]["minutes"][w.scale],
