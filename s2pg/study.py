@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from s2pg.config import choose, config_dir, list_studies, load_checked
 
-Kind = Literal["gradients", "timing"]
+Kind = Literal["gradients", "networks", "timing"]
 COMMON = {"name", "title", "notes", "claims", "base", "cases", "scales", "resources", "alone"}
 
 

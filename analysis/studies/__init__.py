@@ -54,6 +54,13 @@ KINDS: dict[str, Kind] = {
         gradients.make_tables,
         {name: Picture(*entry) for name, entry in gradients.PICTURES.items()},
     ),
+    "networks": Kind(
+        gradients.MEASURED,
+        gradients.STATISTICS,
+        gradients.words,
+        gradients.make_tables,
+        {"variance_networks": Picture(*gradients.NETWORKS)},
+    ),
     "timing": Kind(
         timing.COLUMNS,
         timing.STATISTICS,

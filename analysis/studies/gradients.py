@@ -14,12 +14,8 @@ from analysis.studies.gradients_figures import estimator_label
 from analysis.tables.content import Table
 
 Z95 = 1.959964  # the normal's 97.5 % quantile
-COLUMNS = {
+MEASURED = {
     "case": "name of the problem in the study's file",
-    "features": "of the policy: bounded or linear",
-    "recurrence": "Z, by how much a step of the memory carries the last one on",
-    "memory": "units",
-    "sigma_memory": "standard deviation of z'",
     "horizon": "T, length of the trajectories in steps",
     "estimator": "name in the study's file",
     "count": "trajectories",
@@ -34,6 +30,13 @@ COLUMNS = {
     "exact_norm": "norm of the exact gradient",
     "bound": "what theory says the variance stays below; infinite or nan where it says nothing",
     "seconds": "for sampling and gradients of all trajectories",
+}
+COLUMNS = MEASURED | {
+    "features": "of the policy: bounded or linear",
+    "recurrence": "Z, by how much a step of the memory carries the last one on",
+    "memory": "units",
+    "sigma_memory": "standard deviation of z'",
+    "radius": "largest eigenvalue of the closed loop of policy and system; nan with bounded features",
 }
 FROM = 16  # slopes are fitted from this length on
 
@@ -84,8 +87,8 @@ def slopes(frame: pd.DataFrame) -> pd.DataFrame:
             theory = np.polyfit(np.log(late["horizon"]), np.log(late["bound"]), 1)[0]
         share = last["variance"] / last["bound"] if np.isfinite(last["bound"]) else np.nan
         numbers = (found.slope, found.low, found.high) if found else (np.nan,) * 3
-        rows.append((case, last["features"], last["recurrence"], name, *numbers, theory, share))
-    columns = ["case", "features", "recurrence", "estimator", "slope", "low", "high", "bound_slope", "share_of_bound"]
+        rows.append((case, name, *numbers, theory, share))
+    columns = ["case", "estimator", "slope", "low", "high", "bound_slope", "share_of_bound"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -209,4 +212,4 @@ def make_tables(frame: pd.DataFrame) -> dict[str, Table]:
     return {"slopes": slope_table(frame)} | {name: crossing_table(frame, *pair) for name, pair in known.items()}
 
 
-PICTURES = gradients_figures.PICTURES
+PICTURES, NETWORKS = gradients_figures.PICTURES, gradients_figures.NETWORKS

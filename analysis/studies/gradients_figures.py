@@ -14,9 +14,18 @@ from analysis import style
 from analysis.figures.common import empty, panels
 
 KINDS = {"s2pg": ("S2PG", "s2pg"), "bptt": ("BPTT", "bptt_full"), "bptt5": ("BPTT, 5 steps", "bptt5")}
-FORMS = {"return": ("", "-"), "to_go": (", reward to go", (0, (4, 1.5))), "baseline": (", best baseline", (0, (1, 1)))}
+FORMS = {
+    "return": ("", "-"),
+    "to_go": (", reward to go", (0, (4, 1.5))),
+    "baseline": (", best baseline", (0, (1, 1))),
+    "critic": (", exact critic", "-"),
+    "learned": (", learned critic", (0, (4, 1.5))),
+    "blind": (", critic of (o, z)", (0, (1, 1))),
+    "slope": (", critic's slope", (0, (3, 1, 1, 1))),
+}
 BOUND = {"linestyle": (0, (1, 2.5)), "linewidth": 1.1}
 GROWTH = ("s2pg_return", "bptt_return", "bptt5_return")
+BIAS = ("s2pg_critic", "bptt_critic", "bptt5_critic", "s2pg_learned", "s2pg_blind", "s2pg_slope")
 
 
 def look(estimator: str) -> tuple[str, str, object]:
@@ -40,6 +49,16 @@ def line(ax: Axes, rows: pd.DataFrame, estimator: str, y: str, ends: tuple[str, 
         ax.fill_between(rows["horizon"], rows[ends[0]], rows[ends[1]], color=colour, alpha=0.18, linewidth=0)
 
 
+def setting(rows: pd.DataFrame) -> str:
+    """What a panel's problem is: the recurrence where the theory is about it, the closed loop where it decides."""
+    row = rows.iloc[0]
+    if "title" in row:
+        return row["title"]
+    if row["features"] == "linear":
+        return f"linear, closed loop {row['radius']:.2f}"
+    return f"bounded, Z = {row['recurrence']:g}"
+
+
 def growth(frame: pd.DataFrame) -> Figure:
     """Variance and bound, one panel per case that differs from the problem in features and recurrence alone."""
     return _variances(_main(frame), [name for name in GROWTH if name in set(frame["estimator"])], bounds=True)
@@ -52,8 +71,14 @@ def forms(frame: pd.DataFrame) -> Figure:
     return _variances(rows[rows["features"] == "bounded"], names, bounds=False)
 
 
+def networks(frame: pd.DataFrame) -> Figure:
+    """One panel per case, without bounds."""
+    return _variances(frame.assign(title=frame["case"]), list(dict.fromkeys(frame["estimator"])), bounds=False)
+
+
 def _variances(frame: pd.DataFrame, names: Sequence[str], bounds: bool) -> Figure:
-    cases = [part for _, part in frame.groupby(["features", "recurrence"])]
+    keys = ["case"] if "title" in frame else ["features", "recurrence"]
+    cases = [part for _, part in frame.groupby(keys, sort="title" not in frame)]
     fig, axes = panels(len(cases), across=4, width=2.9, height=2.6)
     for ax, part in zip(axes, cases, strict=True):
         for name in names:
@@ -63,7 +88,7 @@ def _variances(frame: pd.DataFrame, names: Sequence[str], bounds: bool) -> Figur
             if bounds and len(known):
                 ax.plot(known["horizon"], known["bound"], color=look(name)[1], **BOUND)
         seen = part[part["estimator"].isin(names)]["variance"]
-        _log_axes(ax, f"{part['features'].iloc[0]}, Z = {part['recurrence'].iloc[0]:g}", "variance")
+        _log_axes(ax, setting(part), "variance")
         ax.set_ylim(seen.min() / 3, seen.max() * 100)
     _legend(fig, names)
     return fig
@@ -75,7 +100,7 @@ def bias(frame: pd.DataFrame) -> Figure:
     rows = rows[rows["bias"].notna()]
     if rows.empty:
         return empty("No case of this scale has an exact gradient.")
-    names = [name for name in GROWTH if name in set(rows["estimator"])]
+    names = [name for name in BIAS if name in set(rows["estimator"])]
     cases = [part for _, part in rows.groupby("recurrence")]
     fig, axes = panels(2 * len(cases), across=len(cases), width=2.9, height=2.4)
     for upper, lower, part in zip(axes[: len(cases)], axes[len(cases) :], cases, strict=True):
@@ -87,7 +112,7 @@ def bias(frame: pd.DataFrame) -> Figure:
             line(upper, mine, name, "relative")
             upper.plot(mine["horizon"], mine["chance"], color=look(name)[1], **BOUND)
             line(lower, mine, name, "cosine")
-        _log_axes(upper, f"linear, Z = {part['recurrence'].iloc[0]:g}", "distance / norm")
+        _log_axes(upper, setting(part), "distance / norm")
         lower.set(xscale="log", xlabel="steps T", ylabel="cosine", ylim=(-1.05, 1.05))
     _legend(fig, names)
     return fig
@@ -135,7 +160,7 @@ def _log_axes(ax: Axes, title: str, label: str) -> None:
 
 def _legend(fig: Figure, names: Sequence[str]) -> None:
     handles = [Line2D([], [], color=look(n)[1], linestyle=look(n)[2], label=look(n)[0]) for n in names]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
 
 
 # name -> title, caption, drawing, whether it is folded away in the report
@@ -143,9 +168,9 @@ PICTURES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], bool]] = {
     "variance": (
         "Variance of the gradient against the length of the trajectory",
         "Total variance of one trajectory's gradient (trace of the covariance) against the number of steps, with 95 % "
-        "intervals; dotted: what theory says it stays below. One panel per recurrence Z of the memory, above with "
-        "bounded features, below with learned recurrent weights on unbounded ones, where the theory has no bound. "
-        "Gradients weigh every score with the whole return.",
+        "intervals; dotted: what theory says it stays below. With bounded features, one panel per recurrence Z of the "
+        "memory; with unbounded (linear) ones and learned recurrent weights, where the theory has no bound, one per "
+        "largest eigenvalue of the closed loop. Gradients weigh every score with the whole return.",
         growth,
         False,
     ),
@@ -159,7 +184,9 @@ PICTURES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], bool]] = {
     "gradient_bias": (
         "Bias and direction of the gradient",
         "Where the exact gradient is known: distance of the mean over all trajectories from it, relative to its norm "
-        "(dotted: the distance that sampling alone makes), and the cosine between them. Truncated BPTT is biased.",
+        "(dotted: the distance that sampling alone makes), and the cosine between them; advantages from a critic that "
+        "is exact, fitted to (s, z), or fitted to (o, z) alone, and the critic's slope in the place of scores (the "
+        "deterministic theorem). Truncated BPTT is biased, and so is a critic that bootstraps from (o, z).",
         bias,
         False,
     ),
@@ -171,3 +198,10 @@ PICTURES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], bool]] = {
         True,
     ),
 }
+NETWORKS: tuple[str, str, Callable[[pd.DataFrame], Figure], bool] = (
+    "Variance of the gradient of networks",
+    "Total variance of one trajectory's gradient by all parameters of an untrained S2PG policy, against the number of "
+    "steps, with 95 % intervals: weighed with the whole return, and with the reward to go.",
+    networks,
+    False,
+)

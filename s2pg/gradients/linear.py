@@ -202,6 +202,12 @@ def _close(system: System, policy: StatefulPolicy) -> _Closed:
     return _Closed(see, torch.cat([state, policy.gains @ see]), move, seen, spread)
 
 
+def spectral_radius(system: System, policy: StatefulPolicy) -> float:
+    """Largest absolute eigenvalue of E[y_{t+1} | y_t], y = (s, z): above 1, the loop of both expands."""
+    closed = _close(system, policy)
+    return float(torch.linalg.eigvals(closed.move @ closed.decide).abs().max())
+
+
 class QuadraticCritic(NamedTuple):
     """V_t(s, z) = -(y^T S_t y + c_t), y = (s, z), and Q_t(s, z, a, z') = -(x^T N_t x + d_t), x = (s, a, z'); exact."""
 

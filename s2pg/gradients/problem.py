@@ -11,13 +11,14 @@ from typing import Any, Literal
 import torch
 
 from s2pg.gradients.estimators import Estimator, sample_gradients
-from s2pg.gradients.linear import StatefulPolicy, System, exact_gradient
+from s2pg.gradients.linear import StatefulPolicy, System, exact_gradient, spectral_radius
 from s2pg.gradients.variance import bptt_score_bound, s2pg_score_bound, summarise, variance_bound
 from s2pg.study import Study
 
 SCALAR = {"A": [[0.9]], "B": [[0.4]], "C": [[1.0]], "Q": [[1.0]], "R": [[0.1]], "P": [[1.0]], "W": [[0.04]]}
 SEEN_WITH = {"V": [[0.09]]}
 GAINS = -0.6, 0.6  # how the action and the memory read the observation
+WITHOUT_CRITIC = ("return", "reward_to_go")
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ def problem(case: Case) -> tuple[System, StatefulPolicy]:
 
 
 def measure_case(study: Study, scale: str, case: str, seed: int) -> Iterator[dict[str, Any]]:
-    """`measure` as a study's file has it."""
-    wanted = study.scale(scale)
+    """`measure` as a study's file has it; with critics only where they fit, to linear features."""
+    wanted, problem_of = study.scale(scale), Case(**study.case(case))
     estimators = {name: Estimator(**study.spec["estimators"][name]) for name in wanted["estimators"]}
-    return measure(Case(**study.case(case)), estimators, wanted["horizons"], wanted["episodes"], seed)
+    kept = {k: e for k, e in estimators.items() if problem_of.features == "linear" or e.signal in WITHOUT_CRITIC}
+    return measure(problem_of, kept, wanted["horizons"], wanted["episodes"], seed)
 
 
 def measure(
@@ -65,22 +67,25 @@ def measure(
     """A row for each length of the trajectory and estimator: its `Summary`, its bound, and seconds for all episodes.
 
     All estimators see the same episodes; each length has episodes of its own. `bias` and `cosine` are against the exact
-    gradient, where there is one, and nan elsewhere; `bound` is infinite where the theory has none.
+    gradient, where there is one, and nan elsewhere; `bound` is infinite where the theory has none. `radius` is the
+    closed loop's, with linear features.
     """
     system, policy = problem(case)
     for horizon in horizons:
         exact = None if policy.bounded else exact_gradient(system, policy, horizon)
         norm = math.nan if exact is None else float(exact.norm())
+        radius = math.nan if exact is None else spectral_radius(system, policy)
         for name, estimator in estimators.items():
             started = perf_counter()
             found = sample_gradients({name: estimator}, system, policy, episodes, horizon, seed + horizon)[name]
             row = {**vars(summarise(found, exact)), "exact_norm": norm, "bound": bound(case, estimator, horizon)}
+            row["radius"] = radius
             yield {"horizon": horizon, "estimator": name, **row, "seconds": perf_counter() - started}
 
 
 def bound(case: Case, estimator: Estimator, horizon: int) -> float:
     """On the variance of one trajectory's gradient; nan for a signal or baseline that the theory does not cover."""
-    if estimator.baseline != "none" or estimator.signal not in ("return", "reward_to_go"):
+    if estimator.baseline != "none" or estimator.signal not in WITHOUT_CRITIC:
         return math.nan
     bounds = problem(case)[1].bounds()
     if estimator.decides:
