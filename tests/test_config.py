@@ -417,7 +417,7 @@ def test_the_kernel_study_covers_distribution_noise_size_and_cell() -> None:
         "memory_size": {8, 16, 32, 64, 128},
         "cell": {"gru", "lstm", "rnn", "diagonal"},
     }
-    assert {row["sigma_memory"] for row in found if row["memory_sigma"] == "fixed"} == {0.02, 0.05, 0.1, 0.3, 1.0}
+    assert {row["sigma_memory"] for row in found if row["memory_sigma"] == "fixed"} == {0.01, 0.02, 0.05, 0.1, 0.3, 1.0}
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
