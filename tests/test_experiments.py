@@ -20,7 +20,8 @@ TINY = {
     "eval_episodes": 1,
     "task_options": {"max_episode_steps": 24},
 }
-SHORT = {"ppo": {"rollout": 64, "passes": 1}, "sac": {"replay": 64}, "td3": {"replay": 64}}
+OFF_POLICY = {"replay": 64, "num_envs": 1, "rollout": 1}
+SHORT = {"ppo": {"rollout": 64, "passes": 1}, "sac": OFF_POLICY, "td3": OFF_POLICY}
 
 GRID = [(name, method) for name in list_experiments() for method in load_experiment(name).methods]
 TASKS = sorted({(name, task) for name in list_experiments() for task in load_experiment(name).tasks})
