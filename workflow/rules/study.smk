@@ -20,7 +20,8 @@ rule list_study:
 
 rule measure_case:
     output:
-        expand("<results>/runs/{{scale}}/{{study}}/{{case}}.{kind}", kind=["parquet", "json"]),
+        rows="<results>/runs/{scale}/{study}/{case}.parquet",
+        provenance="<results>/runs/{scale}/{study}/{case}.json",
     log:
         "<results>/logs/{scale}/{study}/{case}.log",
     conda:
@@ -35,7 +36,7 @@ rule measure_case:
         "Measuring {wildcards.case} of {wildcards.study}"
     shell:
         "python -m s2pg.cli study {wildcards.study} --case {wildcards.case} --scale {wildcards.scale}"
-        " --out {output[0]} > {log} 2>&1"
+        " --out {output.rows} > {log} 2>&1"
 
 
 rule analyse_study:
@@ -44,17 +45,18 @@ rule analyse_study:
         cases=lambda w: [f"<results>/{path}" for path in measured(w.study, w.scale)],
         source=sources("analysis/studies/*.py", "analysis/style.py"),
     output:
-        expand("<results>/tables/{{scale}}/{{study}}/{name}", name=["measured.parquet", "claims.json"]),
-        directory("<results>/figures/{scale}/{study}"),
+        measured="<results>/tables/{scale}/{study}/measured.parquet",
+        verdicts="<results>/tables/{scale}/{study}/claims.json",
+        figures=directory("<results>/figures/{scale}/{study}"),
     log:
         "<results>/logs/{scale}/{study}/analyse.log",
     conda:
         "../../environment.yml"
     params:
         cases=lambda w, input: str(Path(input.cases[0]).parent),
-        tables=subpath(output[0], parent=True),
+        tables=subpath(output.measured, parent=True),
     message:
         "Judging and drawing {wildcards.study}"
     shell:
         "python -m analysis study --study {input.study} --cases {params.cases} --tables {params.tables}"
-        " --figures {output[2]} > {log} 2>&1"
+        " --figures {output.figures} > {log} 2>&1"
