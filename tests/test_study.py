@@ -255,6 +255,14 @@ def test_tables_and_figures_are_made_of_what_is_there_even_of_one_estimator(tmp_
     assert (tmp_path / "tables/crossings.md").exists()
 
 
+def test_the_quality_of_an_estimator_is_that_at_the_longest_trajectory():
+    frame = measured("one", {"s2pg_return": (1, 1)})
+    frame["exact_norm"], frame["bias"], frame["cosine"] = 2.0, frame["horizon"] / 64, frame["horizon"] / 100
+    table = make_tables(frame)["quality"]
+    assert table.shown[["variance", "distance / norm", "cosine"]].to_numpy().tolist() == [["64", "0.5", "0.64"]]
+    assert "T = 64" in table.caption
+
+
 def test_the_table_of_slopes_has_a_row_per_case_and_estimator_with_an_interval():
     laws = {"s2pg_return": (1, 1), "bptt_return": (1, 3)}
     frame = pd.concat([measured(name, laws) for name in ("one", "two")], ignore_index=True)

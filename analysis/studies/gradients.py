@@ -197,19 +197,46 @@ def _interval(value: float, low: float, high: float) -> str:
     return "–" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _number(value: float) -> str:
-    return f"{value:.2g}" if np.isfinite(value) else "–"
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}g}" if np.isfinite(value) else "–"
 
 
 def _whole(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.0f}"
 
 
+def quality_table(frame: pd.DataFrame) -> Table:
+    """What an estimator is worth at the longest trajectory: signal to noise, bias, direction."""
+    last = frame.loc[frame.groupby(["case", "estimator"], sort=False)["horizon"].idxmax()]
+    data = last[["case", "estimator", "horizon", "variance", "snr"]].copy()
+    for name in ("bias", "bias_error"):
+        data[f"relative_{name}"] = last[name] / last["exact_norm"]
+    data["cosine"] = last["cosine"]
+    shown = pd.DataFrame({"case": data["case"], "estimator": data["estimator"].map(estimator_label)})
+    names = {
+        "variance": "variance",
+        "snr": "signal / noise",
+        "relative_bias": "distance / norm",
+        "relative_bias_error": "by chance",
+        "cosine": "cosine",
+    }
+    for name, title in names.items():
+        shown[title] = [_number(value, 3) for value in data[name]]
+    caption = (
+        f"At the longest trajectory, T = {frame['horizon'].max()}: variance of one trajectory's gradient, squared norm of "
+        "the mean over it (0: below what can be told from noise), distance of the mean over all trajectories from the "
+        "exact gradient, relative to its norm, the distance that sampling alone makes, and the cosine (–: no exact "
+        "gradient)."
+    )
+    return Table(caption, data, shown)
+
+
 def make_tables(frame: pd.DataFrame) -> dict[str, Table]:
     """Name -> table."""
     pairs = {"crossings": ("s2pg_return", "bptt_return"), "crossings_to_go": ("s2pg_to_go", "bptt_to_go")}
     known = {name: pair for name, pair in pairs.items() if {*pair} <= {*frame["estimator"]}}
-    return {"slopes": slope_table(frame)} | {name: crossing_table(frame, *pair) for name, pair in known.items()}
+    crossing = {name: crossing_table(frame, *pair) for name, pair in known.items()}
+    return {"slopes": slope_table(frame)} | crossing | {"quality": quality_table(frame)}
 
 
 PICTURES, NETWORKS = gradients_figures.PICTURES, gradients_figures.NETWORKS

@@ -24,6 +24,7 @@ FORMS = {
     "slope": (", critic's slope", (0, (3, 1, 1, 1))),
 }
 BOUND = {"linestyle": (0, (1, 2.5)), "linewidth": 1.1}
+EQUAL = 1e-12  # cosines nearer to 1 are 1 but for rounding, as with one parameter
 GROWTH = ("s2pg_return", "bptt_return", "bptt5_return")
 BIAS = ("s2pg_critic", "bptt_critic", "bptt5_critic", "s2pg_learned", "s2pg_blind", "s2pg_slope")
 
@@ -55,7 +56,7 @@ def setting(rows: pd.DataFrame) -> str:
     if "title" in row:
         return row["title"]
     if row["features"] == "linear":
-        return f"linear, closed loop {row['radius']:.2f}"
+        return f"linear, eigenvalue {row['radius']:.2f}"
     return f"bounded, Z = {row['recurrence']:g}"
 
 
@@ -111,9 +112,9 @@ def bias(frame: pd.DataFrame) -> Figure:
             )
             line(upper, mine, name, "relative")
             upper.plot(mine["horizon"], mine["chance"], color=look(name)[1], **BOUND)
-            line(lower, mine, name, "cosine")
+            line(lower, mine.assign(apart=(1 - mine["cosine"]).where(lambda gap: gap > EQUAL)), name, "apart")
         _log_axes(upper, setting(part), "distance / norm")
-        lower.set(xscale="log", xlabel="steps T", ylabel="cosine", ylim=(-1.05, 1.05))
+        _log_axes(lower, "", "1 − cosine")
     _legend(fig, names)
     return fig
 
@@ -184,7 +185,7 @@ PICTURES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], bool]] = {
     "gradient_bias": (
         "Bias and direction of the gradient",
         "Where the exact gradient is known: distance of the mean over all trajectories from it, relative to its norm "
-        "(dotted: the distance that sampling alone makes), and the cosine between them; advantages from a critic that "
+        "(thin dots: the distance that sampling alone makes), and 1 minus the cosine between them; advantages from a critic that "
         "is exact, fitted to (s, z), or fitted to (o, z) alone, and the critic's slope in the place of scores (the "
         "deterministic theorem). Truncated BPTT is biased, and so is a critic that bootstraps from (o, z).",
         bias,
