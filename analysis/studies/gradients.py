@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.studies import gradients_figures
-from analysis.studies.gradients_figures import estimator_label
+from analysis.studies.gradients_figures import GROWTH, estimator_label
 from analysis.tables.content import Table
 
 Z95 = 1.959964  # the normal's 97.5 % quantile
@@ -165,14 +165,15 @@ def words(rule: Mapping[str, Any]) -> str:
 def slope_table(frame: pd.DataFrame) -> Table:
     """Measured slopes beside those of the bounds."""
     data = slopes(frame)
-    shown = pd.DataFrame({"case": data["case"], "estimator": data["estimator"].map(estimator_label)})
-    shown["slope [95 %]"] = [_interval(*row) for row in data[["slope", "low", "high"]].to_numpy()]
-    shown["slope of the bound"] = [_number(value) for value in data["bound_slope"]]
-    shown["variance / bound at the longest"] = [_number(value) for value in data["share_of_bound"]]
+    told = data[data["estimator"].isin(GROWTH)]
+    shown = pd.DataFrame({"case": told["case"], "estimator": told["estimator"].map(estimator_label)})
+    shown["slope [95 %]"] = [_interval(*row) for row in told[["slope", "low", "high"]].to_numpy()]
+    shown["slope of the bound"] = [_number(value) for value in told["bound_slope"]]
+    shown["variance / bound at the longest"] = [_number(value) for value in told["share_of_bound"]]
     caption = (
         f"Slope of log variance against log T, from T = {FROM} on, with its 95 % interval, beside the slope of the "
         "theoretical bound, and how much of the bound is used up at the longest trajectory. An exponential has no "
-        "slope: there the number is that of the best line."
+        "slope: there the number is that of the best line. Other signals and baselines: slopes.csv."
     )
     return Table(caption, data, shown)
 
@@ -223,8 +224,8 @@ def quality_table(frame: pd.DataFrame) -> Table:
     for name, title in names.items():
         shown[title] = [_number(value, 3) for value in data[name]]
     caption = (
-        f"At the longest trajectory, T = {frame['horizon'].max()}: variance of one trajectory's gradient, squared norm of "
-        "the mean over it (0: below what can be told from noise), distance of the mean over all trajectories from the "
+        f"At the longest trajectory, T = {frame['horizon'].max()}: variance of one trajectory's gradient, squared norm "
+        "of the mean over it (0: below what can be told from noise), distance of the mean over all trajectories from the "
         "exact gradient, relative to its norm, the distance that sampling alone makes, and the cosine (–: no exact "
         "gradient)."
     )

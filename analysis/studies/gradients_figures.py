@@ -185,8 +185,8 @@ PICTURES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], bool]] = {
     "gradient_bias": (
         "Bias and direction of the gradient",
         "Where the exact gradient is known: distance of the mean over all trajectories from it, relative to its norm "
-        "(thin dots: the distance that sampling alone makes), and 1 minus the cosine between them; advantages from a critic that "
-        "is exact, fitted to (s, z), or fitted to (o, z) alone, and the critic's slope in the place of scores (the "
+        "(thin dots: the distance that sampling alone makes), and 1 minus the cosine between them; advantages from a "
+        "critic that is exact, fitted to (s, z), or fitted to (o, z) alone, and the critic's slope in the place of scores (the "
         "deterministic theorem). Truncated BPTT is biased, and so is a critic that bootstraps from (o, z).",
         bias,
         False,
