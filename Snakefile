@@ -49,7 +49,7 @@ ANALYSED = {name: expand(rules.analyse_study.output, study=name, scale=SCALE) fo
 TARGETS = {name: made([name], *EVERYTHING) for name in EXPERIMENTS} | ANALYSED
 TARGETS["figures"] = [made(CHOSEN, rules.draw_figures.output), *map(ANALYSED.get, STUDIED)]
 TARGETS["tables"] = [made(CHOSEN, rules.write_tables.output, rules.judge_claims.output), *map(ANALYSED.get, STUDIED)]
-TARGETS["notebooks"] = expand(rules.execute_notebooks.output, scale=SCALE)
+TARGETS["notebooks"] = expand(rules.execute_notebooks.output, scale=SCALE) if CHOSEN else []
 TARGETS["report"] = expand(rules.write_report.output, scale=SCALE)
 
 for target, paths in TARGETS.items():

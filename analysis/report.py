@@ -122,16 +122,15 @@ def study(scale: str, name: str, results: Path) -> dict[str, Any]:
     about = load_json(tables / "study.json")
     spec, verdicts = about["spec"], load_json(tables / "claims.json")["claims"]
     origins = [load_json(results / "runs" / scale / name / f"{case}.json") for case in about["cases"]]
-    said: dict[str, Any] = {"evidence": []}
     return {
         "name": name,
         "title": spec["title"],
         "spec": {},
         "notes": [prose(note) for note in spec.get("notes", [])],
         "cases": about["cases"],
-        "claims": [claim | verdict_words(claim) | said for claim in verdicts],
+        "claims": [claim | verdict_words(claim) | {"evidence": [], "tested": claim["budget"]} for claim in verdicts],
         "figures": pictures(figures),
-        "tables": result_tables(tables),
+        "tables": result_tables(tables / "tables"),
         "provenance": measured_by(origins),
     }
 
@@ -297,7 +296,9 @@ def measured_by(provenance: list[dict[str, Any]]) -> dict[str, str]:
     return {
         "Code revision": joined(code_of(p["git_revision"], p["git_dirty"]) for p in provenance),
         "Hardware": joined(f"{p['cpu']}, {p['cores']} cores, {p['platform']}" for p in provenance),
+        "GPU": joined(p["gpu"] for p in provenance if p["gpu"]),
         "Python": joined(p["python"] for p in provenance),
+        "Packages": joined(sorted({f"{k} {v}" for p in provenance for k, v in p["packages"].items() if v})),
         "Measured": " to ".join(dict.fromkeys([*started[:1], *started[-1:]])),
         "Command of a case": as_typed(provenance[0]["command"]),
     }

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from s2pg.config import choose, config_dir, list_studies, load_checked
+from s2pg.config import choose, config_dir, hparams, list_studies, load_checked
 
+METHODS = ("none", "window32", "bptt32", "bptt32_all", "s2pg")  # rows of methods.yaml that studies measure
 Kind = Literal["gradients", "networks", "timing"]
-COMMON = {"name", "title", "notes", "claims", "base", "cases", "scales", "resources", "alone"}
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,15 @@ class Study:
         return self.cases[choose("case", name, self.cases, self.path)]
 
     def settings(self, scale: str, case: str) -> dict[str, Any]:
-        """All of the file that a measurement depends on."""
-        own = {key: value for key, value in self.spec.items() if key not in COMMON}
-        return {**own, "case": self.case(case), "scale": {**self.scale(scale), "cases": None}}
+        """All that a measurement depends on: of the file, and of the profile where it names one."""
+        wanted, what = {**self.scale(scale), "cases": None}, self.case(case)
+        known = self.spec.get("estimators", {})
+        found: dict[str, Any] = {"kind": self.kind, "case": what, "scale": wanted}
+        found["estimators"] = {name: known[name] for name in wanted.get("estimators", ())}
+        if "profile" in what:
+            where = what.get("algorithm", "ppo"), what["profile"]
+            found["hparams"] = {name: hparams(*where, name, what["task"]) for name in METHODS}
+        return found
 
     def file(self, scale: str, case: str) -> str:
         """Result of a case below `results/`."""

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import report
 from analysis.__main__ import main as analysis
 from analysis.errors import AnalysisError
 from analysis.studies import KINDS, judge, read
 from analysis.studies.gradients import COLUMNS, crossings, fit, make_tables, slope, slopes
 from s2pg.cli import main as s2pg
+from s2pg.commands.study import measure_networks
 from s2pg.config import ConfigError, list_studies
-from s2pg.gradients.problem import Case, bound, problem
+from s2pg.gradients import problem
+from s2pg.gradients.problem import Case, bound
 from s2pg.study import load_study
+from s2pg.timing import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (1, 2, 4, 8, 16, 32, 64)
@@ -57,6 +63,18 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "config/studies/gradient_variance.yaml"
 
 
+def check_timing(study, scale: str, case: str) -> None:
+    what, much = sweep.Case.read(study.case(case)), sweep.Scale.read(study.scale(scale))
+    assert [sweep.configure(what, much, cell, "cpu", 0) for cell in sweep.cells(what, much)]
+
+
+CHECKS = {  # builds what would be measured; generators stop before their first row
+    "gradients": lambda study, scale, case: problem.measure_case(study, scale, case, 0),
+    "networks": lambda study, scale, case: measure_networks(study, scale, case, 0),
+    "timing": check_timing,
+}
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -65,7 +83,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_case_of_every_scale_can_be_measured_and_every_claim_is_on_cases_of_the_demo(name, scale):
     found = load_study(name)
     for case in found.scale(scale)["cases"]:
-        assert found.spec["base"].keys() <= found.settings(scale, case)["case"].keys()
+        CHECKS[found.kind](found, scale, case)
     if scale != "smoke":
         assert {c["rule"]["case"] for c in found.spec["claims"] if "case" in c["rule"]} <= {
             *found.scale(scale)["cases"]
@@ -83,6 +101,7 @@ def test_every_case_of_every_scale_can_be_measured_and_every_claim_is_on_cases_o
             "a: bppt, b: s2pg_return, case: marginal",
             "rule.a: unknown 'bppt'",
         ),
+        ("context: 5}", "context: 5, critic: exat}", "estimators.bptt5_return.critic: unknown 'exat'"),
         ("kind: gradients", "kind: gradient", "kind: unknown 'gradient'.*did you mean 'gradients'"),
     ],
 )
@@ -94,6 +113,38 @@ def test_a_typo_names_the_file_the_key_and_what_is_allowed(config, old, new, nam
         load_study("gradient_variance")
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "named"),
+    [
+        (
+            "gradient_variance",
+            "signal: return, context: 5",
+            "signal: return, critic: blind",
+            "bptt5_return: .*no critic",
+        ),
+        (
+            "gradient_variance_networks",
+            "signal: return, context: 5",
+            "signal: advantage",
+            "bptt5_return.signal: .*no critic",
+        ),
+    ],
+)
+def test_an_estimator_that_means_nothing_is_refused_before_anything_is_measured(config, name, old, new, named):
+    path = config.with_name(f"{name}.yaml")
+    path.write_text(path.read_text().replace(old, new, 1))
+    found = load_study(name)
+    with pytest.raises(ConfigError, match=f"{name}.yaml: estimators.{named}"):
+        CHECKS[found.kind](found, "demo", found.scale("demo")["cases"][0])
+
+
+def test_what_a_network_measurement_depends_on_changes_with_the_profile(config):
+    before = load_study("gradient_variance_networks").settings("demo", "pendulum")
+    hparams = config.parents[1] / "hparams/ppo.yaml"
+    hparams.write_text(hparams.read_text().replace("    features: 64 #", "    features: 32 #"))
+    assert load_study("gradient_variance_networks").settings("demo", "pendulum") != before
+
+
 def test_what_a_measurement_depends_on_changes_with_its_case_and_not_with_a_claim_or_another_case(config):
     before = load_study("gradient_variance").settings("demo", "marginal")
     text = config.read_text()
@@ -102,7 +153,7 @@ def test_what_a_measurement_depends_on_changes_with_its_case_and_not_with_a_clai
         ("slow: {recurrence: 0.9}", "slow: {recurrence: 0.8}", True),
         ("marginal: {recurrence: 1.0}", "marginal: {recurrence: 0.99}", False),
         ("read: 0.4", "read: 0.5", False),
-        ("episodes: 2000\n", "episodes: 2001\n", False),
+        ("    episodes: 2000\n", "    episodes: 2001\n", False),
     ):
         assert old in text
         config.write_text(text.replace(old, new))
@@ -114,7 +165,7 @@ def test_what_a_measurement_depends_on_changes_with_its_case_and_not_with_a_clai
 
 def test_a_case_has_the_recurrence_and_the_reading_that_it_says_whatever_the_size():
     for units in (1, 8):
-        bounds = problem(Case("bounded", 0.9, 0.4, units, 0.5, 0.5, 0.9))[1].bounds()
+        bounds = problem.problem(Case("bounded", 0.9, 0.4, units, 0.5, 0.5, 0.9))[1].bounds()
         assert (pytest.approx(0.9), pytest.approx(0.4)) == (bounds.Z, bounds.K)
 
 
@@ -147,6 +198,16 @@ def test_the_command_measures_the_same_numbers_twice_and_says_what_they_are(tmp_
     assert beside["packages"]["torch"]
 
 
+def test_rows_of_networks_are_what_the_analysis_reads(tmp_path):
+    out = tmp_path / "pendulum.parquet"
+    assert (
+        s2pg(["study", "gradient_variance_networks", "--case", "pendulum", "--scale", "smoke", "--out", str(out)]) == 0
+    )
+    frame = read(tmp_path, {**study(cases=["pendulum"]), "spec": {"kind": "networks", "claims": []}})
+    assert (frame["task"] == "PendulumV").all()
+    assert frame["variance"].gt(0).all()
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -173,6 +234,23 @@ def test_the_slope_of_a_power_law_is_its_power_and_its_interval_covers_the_noise
         found = slope(lengths, 5 * lengths**3 * np.exp(0.1 * rng.standard_normal(7)), 0.5 * lengths**3)
         covered += found.low < 3 < found.high
     assert 0.92 < covered / 500 < 0.98
+
+
+def test_the_same_curve_has_the_same_slope_whatever_its_errors():
+    """A curve that bends: weighted fits would average other parts of it."""
+    lengths = np.array(LENGTHS, float)
+    bent = np.exp(np.log(lengths) + 0.1 * np.log(lengths) ** 2)
+    errors = np.linspace(0.03, 0.3, 7)
+    assert slope(lengths, bent, 0.03 * bent).slope == pytest.approx(slope(lengths, bent, errors * bent).slope)
+
+
+def test_a_claim_on_every_length_fails_at_the_one_that_is_surely_below():
+    frame = measured("one", {"a": (1, 0), "b": (1, 0)}, lengths=(1, 512))
+    frame["variance"] = np.where(frame["estimator"] == "a", np.exp([-0.45, -0.45, -0.45, -0.45]), 1.0)
+    frame["error"] = frame["variance"] * np.where(frame["horizon"] == 1, 0.01, 1.0)
+    (found,) = judge(study(claim(statistic="log_ratio", a="a", b="b")), frame)
+    assert found["verdict"] == "not supported"
+    assert found["high"] == pytest.approx(-0.45 + 1.96 * 0.01 * 2**0.5, abs=1e-3)
 
 
 def test_slopes_are_fitted_from_sixteen_steps_on():
@@ -252,7 +330,7 @@ def test_tables_and_figures_are_made_of_what_is_there_even_of_one_estimator(tmp_
         assert analysis([*words, "--figures", f"{tmp_path}/figures"]) == 0
         assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {*KINDS["gradients"].pictures}
         assert json.loads((tmp_path / "tables/claims.json").read_text())["claims"][0]["estimate"] == pytest.approx(1)
-    assert (tmp_path / "tables/crossings.md").exists()
+    assert (tmp_path / "tables/tables/crossings.md").exists()
 
 
 def test_the_quality_of_an_estimator_is_that_at_the_longest_trajectory():
@@ -275,3 +353,21 @@ def test_the_table_of_slopes_has_a_row_per_case_and_estimator_with_an_interval()
 def test_the_data_dictionary_has_every_column(kind):
     text = (ROOT / "results/README.md").read_text()
     assert all(f"| `{name}` | {meaning} |" in text for name, meaning in KINDS[kind].columns.items())
+
+
+def test_the_report_of_a_study_shows_verdicts_figures_tables_and_what_was_measured(tmp_path):
+    folders = {kind: tmp_path / kind / "smoke/gradient_variance" for kind in ("runs", "tables", "figures")}
+    for case in ("contracting", "marginal", "expanding", "linear_contracting"):
+        words = ["study", "gradient_variance", "--case", case, "--scale", "smoke"]
+        assert s2pg([*words, "--out", str(folders["runs"] / f"{case}.parquet")]) == 0
+    folders["tables"].mkdir(parents=True)
+    listed = [sys.executable, "-m", "workflow.scripts.study", "gradient_variance", "smoke"]
+    made = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+    (folders["tables"] / "study.json").write_text(made.stdout)
+    words = [f"--study={folders['tables']}/study.json", f"--cases={folders['runs']}", f"--tables={folders['tables']}"]
+    assert analysis(["study", *words, f"--figures={folders['figures']}"]) == 0
+    html = report.write("smoke", ["gradient_variance"], tmp_path, tmp_path / "report.html").read_text()
+    assert "100 trajectories at each of 4 lengths from 1 to 32" in html
+    assert html.count("<figure") == len(KINDS["gradients"].pictures)
+    assert "Slopes</summary>" in html
+    assert html.count('class="claim ') == len(load_study("gradient_variance").spec["claims"])

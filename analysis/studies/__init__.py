@@ -43,6 +43,7 @@ class Kind(NamedTuple):
     statistics: Mapping[str, Callable[[pd.DataFrame, Mapping[str, Any]], Interval | None]]  # rows, rule -> interval
     words: Callable[[Mapping[str, Any]], str]  # rule -> what it compares
     tables: Callable[[pd.DataFrame], dict[str, Table]]
+    budget: Callable[[pd.DataFrame], str]  # what was measured, in words
     pictures: Mapping[str, Picture]
 
 
@@ -52,6 +53,7 @@ KINDS: dict[str, Kind] = {
         gradients.STATISTICS,
         gradients.words,
         gradients.make_tables,
+        gradients.budget,
         {name: Picture(*entry) for name, entry in gradients.PICTURES.items()},
     ),
     "networks": Kind(
@@ -59,6 +61,7 @@ KINDS: dict[str, Kind] = {
         gradients.STATISTICS,
         gradients.words,
         gradients.make_tables,
+        gradients.budget,
         {"variance_networks": Picture(*gradients.NETWORKS)},
     ),
     "timing": Kind(
@@ -66,6 +69,7 @@ KINDS: dict[str, Kind] = {
         timing.STATISTICS,
         timing.words,
         timing.make_tables,
+        timing.budget,
         {name: Picture(*entry) for name, entry in timing.PICTURES.items()},
     ),
 }
@@ -94,6 +98,7 @@ def _judge(kind: Kind, claim: Mapping[str, Any], frame: pd.DataFrame) -> dict[st
     rule = claim["rule"]
     found = kind.statistics[rule["statistic"]](frame, rule)
     said = {"id": claim["id"], "text": claim["text"], "what": kind.words(rule), "statistic": rule["statistic"]}
+    said["budget"] = kind.budget(frame)
     estimate, low, high = found or (None, None, None)
     numbers = {"estimate": estimate, "low": low, "high": high, "threshold": rule["threshold"]}
     if found is None:
@@ -101,7 +106,7 @@ def _judge(kind: Kind, claim: Mapping[str, Any], frame: pd.DataFrame) -> dict[st
             **said,
             **numbers,
             "verdict": NOT_ENOUGH,
-            "reason": "this scale does not measure what the rule compares",
+            "reason": "too little was measured at this scale: a missing case, too few lengths, contexts or rounds",
         }
     verdict, reason = decide(found[1], found[2], rule["threshold"])
     return {**said, **numbers, "verdict": verdict, "reason": reason}
@@ -124,7 +129,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--study", type=Path, required=True, help="study.json, as workflow.scripts.study writes it")
     add("--cases", type=Path, required=True, help="folder of the measured cases")
-    add("--tables", type=Path, required=True, help="folder for tables and verdicts")
+    add("--tables", type=Path, required=True, help="folder for measured.parquet, claims.json and tables/")
     add("--figures", type=Path, required=True, help="folder for figures")
 
 
@@ -135,7 +140,7 @@ def main(arguments: argparse.Namespace) -> None:
     arguments.tables.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(arguments.tables / "measured.parquet", index=False)
     for name, table in kind.tables(frame).items():
-        tables.write(name, table, arguments.tables)
+        tables.write(name, table, arguments.tables / "tables")
     for path in draw(kind.pictures, frame, arguments.figures):
         print(path)
     verdicts = {"claims": judge(study, frame)}

@@ -29,7 +29,7 @@ MEASURED = {
     "cosine": "of mean and exact gradient",
     "exact_norm": "norm of the exact gradient",
     "bound": "what theory says the variance stays below; infinite or nan where it says nothing",
-    "seconds": "for sampling and gradients of all trajectories",
+    "seconds": "for the gradients of all trajectories; with a closed form, for sampling and fitting a critic too",
 }
 COLUMNS = MEASURED | {
     "features": "of the policy: bounded or linear",
@@ -58,14 +58,14 @@ class Fit:
 
 
 def slope(horizons: np.ndarray, variances: np.ndarray, errors: np.ndarray) -> Fit:
-    """By least squares, each log variance weighted by its sampling error.
+    """By least squares, with the sampling errors propagated; so the difference of two is the slope of their ratio.
 
     The interval has the sampling errors of independent variances only; it does not say that this is a power law.
     """
-    x, y, weight = np.log(horizons), np.log(variances), (variances / errors) ** 2
-    x = x - np.average(x, weights=weight)
-    information = float((weight * x * x).sum())
-    return Fit(float((weight * x * y).sum()) / information, information**-0.5)
+    x = np.log(horizons) - np.log(horizons).mean()
+    information = (x**2).sum()
+    error = np.sqrt((x**2 * (errors / variances) ** 2).sum()) / information
+    return Fit(float((x * np.log(variances)).sum() / information), float(error))
 
 
 def fit(rows: pd.DataFrame, start: int = FROM) -> Fit | None:
@@ -134,15 +134,14 @@ def growth_difference(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval 
 
 
 def log_ratio(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
-    """log of the variance of `a` over that of `b`, at the length at which its interval reaches lowest."""
+    """Smallest log of the variance of `a` over that of `b` at any length: of the estimates, and of their ends."""
     a, b = (_rows(frame, rule, key).set_index("horizon") for key in ("a", "b"))
     both = a.join(b, rsuffix="_b", how="inner")
     if both.empty:
         return None
     estimate = np.log(both["variance"] / both["variance_b"])
     half = Z95 * np.hypot(both["error"] / both["variance"], both["error_b"] / both["variance_b"])
-    worst = (estimate - half).idxmin()
-    return float(estimate[worst]), float((estimate - half)[worst]), float((estimate + half)[worst])
+    return float(estimate.min()), float((estimate - half).min()), float((estimate + half).min())
 
 
 STATISTICS = {"slope": growth, "slope_difference": growth_difference, "log_ratio": log_ratio}
@@ -224,12 +223,18 @@ def quality_table(frame: pd.DataFrame) -> Table:
     for name, title in names.items():
         shown[title] = [_number(value, 3) for value in data[name]]
     caption = (
-        f"At the longest trajectory, T = {frame['horizon'].max()}: variance of one trajectory's gradient, squared norm "
-        "of the mean over it (0: below what can be told from noise), distance of the mean over all trajectories from the "
-        "exact gradient, relative to its norm, the distance that sampling alone makes, and the cosine (–: no exact "
-        "gradient)."
+        f"At the longest trajectory, T = {frame['horizon'].max()}: variance of one trajectory's gradient, squared "
+        "norm of the mean over it (0: below what can be told from noise), distance of the mean over all trajectories "
+        "from the exact gradient, relative to its norm, the distance that sampling alone makes, and the cosine (–: no "
+        "exact gradient)."
     )
     return Table(caption, data, shown)
+
+
+def budget(frame: pd.DataFrame) -> str:
+    """What was measured."""
+    lengths = sorted(frame["horizon"].unique())
+    return f"{frame['count'].min():,} trajectories at each of {len(lengths)} lengths from {lengths[0]} to {lengths[-1]}"
 
 
 def make_tables(frame: pd.DataFrame) -> dict[str, Table]:

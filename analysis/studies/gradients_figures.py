@@ -80,6 +80,8 @@ def networks(frame: pd.DataFrame) -> Figure:
 def _variances(frame: pd.DataFrame, names: Sequence[str], bounds: bool) -> Figure:
     keys = ["case"] if "title" in frame else ["features", "recurrence"]
     cases = [part for _, part in frame.groupby(keys, sort="title" not in frame)]
+    if not cases:
+        return empty("This scale has no such case.")
     fig, axes = panels(len(cases), across=4, width=2.9, height=2.6)
     for ax, part in zip(axes, cases, strict=True):
         for name in names:
@@ -185,9 +187,10 @@ PICTURES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], bool]] = {
     "gradient_bias": (
         "Bias and direction of the gradient",
         "Where the exact gradient is known: distance of the mean over all trajectories from it, relative to its norm "
-        "(thin dots: the distance that sampling alone makes), and 1 minus the cosine between them; advantages from a "
-        "critic that is exact, fitted to (s, z), or fitted to (o, z) alone, and the critic's slope in the place of scores (the "
-        "deterministic theorem). Truncated BPTT is biased, and so is a critic that bootstraps from (o, z).",
+        "(thin dots: the distance that sampling alone makes, without the error of a fitted critic), and 1 minus the "
+        "cosine between them. Advantages are from a critic that is exact, fitted to (s, a, z'), or fitted to "
+        "(o, z, a, z') alone; the critic's slope by the decision takes the place of scores, at sampled decisions. "
+        "Truncated BPTT is biased, and so is a critic that bootstraps from (o, z).",
         bias,
         False,
     ),

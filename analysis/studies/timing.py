@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.studies import timing_figures
-from analysis.studies.timing_figures import ACTIVITIES, CELL, QUANTITIES, kind_label, order_kinds
+from analysis.studies.timing_figures import ACTIVITIES, CELL, QUANTITIES, WITH_CONTEXT, kind_label, order_kinds
 from analysis.tables.content import Table
 
 COLUMNS = {
@@ -105,7 +105,7 @@ def ratio(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
     sides = []
     for key in ("a", "b"):
         wide = _usual(frame, rule, rule[key])
-        columns = [context for context in wide.columns if context == rule["at"]] or list(wide.columns)
+        columns = [L for L in wide.columns if rule[key] not in WITH_CONTEXT or rule["at"] == L]
         if len(columns) != 1:
             return None
         sides.append(wide[columns[0]])
@@ -148,7 +148,7 @@ def memory_table(data: pd.DataFrame) -> Table:
     """Peak memory, a column per context."""
     data = data[data["usual_environments"] & data["usual_samples"] & data["peak_memory_mb"].notna()]
     caption = (
-        "MB by which one update makes a process of its own grow (on a GPU: most memory taken there), against the "
+        "MB by which one update makes a process of its own grow (on a GPU: the growth there), against the "
         "context L, measured once."
     )
     return Table(caption, data, _wide(data, "peak_memory_mb"))
@@ -238,3 +238,8 @@ PICTURES = {
     name: (title, caption, lambda frame, draw=draw: draw(summarise(frame)), detail)
     for name, (title, caption, draw, detail) in timing_figures.PICTURES.items()
 }
+
+
+def budget(frame: pd.DataFrame) -> str:
+    """What was timed."""
+    return f"{frame['round'].nunique()} rounds on {', '.join(frame['device'].unique())}"

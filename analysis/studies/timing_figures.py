@@ -206,7 +206,7 @@ PICTURES = {
     ),
     "timing_memory": (
         "Memory of an update against the context",
-        "MB by which one update makes a process of its own grow (on a GPU: most memory taken there).",
+        "MB by which one update makes a process of its own grow (on a GPU: the growth there).",
         draw_memory,
         True,
     ),

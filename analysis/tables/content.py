@@ -114,8 +114,8 @@ def time_to_reach(results: Results) -> Table:
     shown["runs"] = [_runs(row) for row in data.to_dict("records")]
     caption = (
         f"Training until the return of an evaluation first reaches {REACHED:.0%} of the way from the random policy to "
-        f"the oracle ({results.tables.mode} mode): median over runs (soonest to latest). A run that ends below, or "
-        "fails before, never does. Time of evaluation is not counted."
+        f"the oracle ({results.tables.mode} mode): median over runs (soonest to latest). A run that never gets there, "
+        "or fails before, counts as never. Time of evaluation is not counted."
     )
     return Table(caption, data.drop(columns=["seconds_runs", "step_runs"]), shown)
 

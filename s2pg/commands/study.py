@@ -13,7 +13,6 @@ import torch
 from s2pg.build import build, spec
 from s2pg.commands import show
 from s2pg.gradients import empirical, problem
-from s2pg.gradients.estimators import Estimator
 from s2pg.study import Kind, Study, load_study
 from s2pg.timing import sweep
 from s2pg.timing.lanes import configuration
@@ -28,7 +27,7 @@ def measure_networks(study: Study, scale: str, case: str, seed: int) -> Iterator
     wanted, what = study.scale(scale), study.case(case)
     config = configuration(what["task"], "s2pg", what["profile"], changes=what["hparams"], seed=seed)
     agent, envs = build(config, spec(config.task, {})), worlds.make_vector(config.task, {}, wanted["environments"])
-    estimators = {name: Estimator(**study.spec["estimators"][name]) for name in wanted["estimators"]}
+    estimators = problem.read_estimators(study, wanted["estimators"], closed_form=False)
     sizes = wanted["horizons"], wanted["episodes"], seed, config.hparams.gamma
     return empirical.measure(agent.policy, envs, agent.normalisers[agent.sight[0]], estimators, *sizes)
 
@@ -53,14 +52,14 @@ def run(args: Namespace) -> int:
     study.scale(args.scale)
     out = Path(args.out) if args.out else Path("results", study.file(args.scale, args.case))
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = []
+    facts, rows = provenance(), []
     for row in MEASURES[study.kind](study, args.scale, args.case, args.seed):
         show.progress(f"{args.case}: {len(rows) + 1} rows")
         rows.append({"case": args.case, **_flat(case), **row})
     show.progress("")
     frame, shown = pd.DataFrame(rows), SHOWN[study.kind]
     settings = {"study": study.name, "scale": args.scale, "seed": args.seed, **study.settings(args.scale, args.case)}
-    checkpoint.write_json(out.with_suffix(".json"), {**provenance(), "settings": settings})
+    checkpoint.write_json(out.with_suffix(".json"), {**facts, "settings": settings})
     checkpoint.write(out, lambda path: frame.to_parquet(path, index=False))
     print(show.table(frame[shown].map(_text).to_numpy().tolist(), shown, ["estimator", "kind"]))
     return 0

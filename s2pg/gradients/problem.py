@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from s2pg.config import ConfigError
 from s2pg.gradients.estimators import Estimator, sample_gradients
 from s2pg.gradients.linear import StatefulPolicy, System, exact_gradient, spectral_radius
 from s2pg.gradients.variance import bptt_score_bound, s2pg_score_bound, summarise, variance_bound
@@ -56,19 +57,42 @@ def problem(case: Case) -> tuple[System, StatefulPolicy]:
 def measure_case(study: Study, scale: str, case: str, seed: int) -> Iterator[dict[str, Any]]:
     """`measure` as a study's file has it; with critics only where they fit, to linear features."""
     wanted, problem_of = study.scale(scale), Case(**study.case(case))
-    estimators = {name: Estimator(**study.spec["estimators"][name]) for name in wanted["estimators"]}
+    estimators = read_estimators(study, wanted["estimators"])
     kept = {k: e for k, e in estimators.items() if problem_of.features == "linear" or e.signal in WITHOUT_CRITIC}
-    return measure(problem_of, kept, wanted["horizons"], wanted["episodes"], seed)
+    if not kept:
+        raise ConfigError(
+            f"{study.path}: scales.{scale}.estimators: none is for the case {case!r}, which has no critic"
+        )
+    return measure(problem_of, kept, wanted["horizons"], wanted["episodes"], seed, wanted["critic_episodes"])
+
+
+def read_estimators(study: Study, names: Sequence[str], closed_form: bool = True) -> dict[str, Estimator]:
+    """Estimators of a study's file. Raises ConfigError on one that means nothing, or needs a critic and has none."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = Estimator(**study.spec["estimators"][name])
+        except ValueError as error:
+            raise ConfigError(f"{study.path}: estimators.{name}: {error}") from error
+        if not closed_form and found[name].signal not in WITHOUT_CRITIC:
+            raise ConfigError(f"{study.path}: estimators.{name}.signal: networks have no critic here; allowed: "
+                              f"{', '.join(WITHOUT_CRITIC)}")  # fmt: skip
+    return found
 
 
 def measure(
-    case: Case, estimators: Mapping[str, Estimator], horizons: Sequence[int], episodes: int, seed: int
+    case: Case,
+    estimators: Mapping[str, Estimator],
+    horizons: Sequence[int],
+    episodes: int,
+    seed: int,
+    critic_episodes: int = 10_000,
 ) -> Iterator[dict[str, Any]]:
     """A row for each length of the trajectory and estimator: its `Summary`, its bound, and seconds for all episodes.
 
     All estimators see the same episodes; each length has episodes of its own. `bias` and `cosine` are against the exact
     gradient, where there is one, and nan elsewhere; `bound` is infinite where the theory has none. `radius` is the
-    closed loop's, with linear features.
+    closed loop's, with linear features. A critic that is fitted has `critic_episodes` of its own.
     """
     system, policy = problem(case)
     for horizon in horizons:
@@ -77,7 +101,8 @@ def measure(
         radius = math.nan if exact is None else spectral_radius(system, policy)
         for name, estimator in estimators.items():
             started = perf_counter()
-            found = sample_gradients({name: estimator}, system, policy, episodes, horizon, seed + horizon)[name]
+            sizes = episodes, horizon, seed + horizon
+            found = sample_gradients({name: estimator}, system, policy, *sizes, critic_episodes=critic_episodes)[name]
             row = {**vars(summarise(found, exact)), "exact_norm": norm, "bound": bound(case, estimator, horizon)}
             row["radius"] = radius
             yield {"horizon": horizon, "estimator": name, **row, "seconds": perf_counter() - started}

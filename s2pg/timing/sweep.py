@@ -128,6 +128,7 @@ class Count(NamedTuple):
 def count(lane: Lane | DensityLane) -> Count:
     """Takes a turn and counts."""
     if isinstance(lane, DensityLane):
+        lane.update()
         return Count(lane.terms, -(-lane.terms // len(lane.mean)))
     name, seen = "losses" if lane.config.algorithm == "ppo" else "learn", []
     original = getattr(lane.algorithm, name)

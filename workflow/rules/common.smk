@@ -23,6 +23,7 @@ FIGURES = """success_against_delay success_rates sample_efficiency time_efficien
     learning_curves_other_mode diagnostics_action diagnostics_memory""".split()
 TABLES = """returns success_rate longest_delay aggregates improvement wall_clock time_to_reach accounting memory_probe
     claims""".split()
+STUDY_SOURCES = [f"analysis/{name}.py" for name in ("style", "claims", "figures/common", "figures/timing")]
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.

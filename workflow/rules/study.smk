@@ -42,18 +42,19 @@ rule measure_case:
 rule analyse_study:
     input:
         study=rules.list_study.output[0],
-        cases=lambda w: [f"<results>/{path}" for path in measured(w.study, w.scale)],
-        source=sources("analysis/studies/*.py", "analysis/style.py"),
+        cases=lambda w: [] if SETTINGS["partial"] else [f"<results>/{path}" for path in measured(w.study, w.scale)],
+        source=sources("analysis/studies/*.py", "analysis/tables/*.py", *STUDY_SOURCES),
     output:
         measured="<results>/tables/{scale}/{study}/measured.parquet",
         verdicts="<results>/tables/{scale}/{study}/claims.json",
+        tables=directory("<results>/tables/{scale}/{study}/tables"),
         figures=directory("<results>/figures/{scale}/{study}"),
     log:
         "<results>/logs/{scale}/{study}/analyse.log",
     conda:
         "../../environment.yml"
     params:
-        cases=lambda w, input: str(Path(input.cases[0]).parent),
+        cases=lambda w: f"{SETTINGS['results']}/runs/{w.scale}/{w.study}",
         tables=subpath(output.measured, parent=True),
     message:
         "Judging and drawing {wildcards.study}"
