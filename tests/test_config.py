@@ -79,7 +79,7 @@ def example(method: str = "s2pg") -> RunConfig:
         (SMALL, "epochs: 2", "epoch: 2", "scales.smoke", "did you mean 'epochs'?"),
         (SMALL, "    seeds: 2", "    seeds: 0", "scales.smoke.seeds", "minimum of 1"),
         (SMALL, "tasks: [PendulumV", "tasks: [PendulmV", "scales.smoke.tasks", "did you mean 'PendulumV'?"),
-        (SMALL, "window5, bptt5,", "window5, btt5,", "scales.smoke.methods", "did you mean 'bptt5'?"),
+        (SMALL, "window5, bptt32_all,", "window5, btt32_all,", "scales.smoke.methods", "did you mean 'bptt32_all'?"),
         (SMALL, "b: none", "b: nose", "claims.oracle_above_none.rule.b", "did you mean 'none'?"),
         (SMALL, "b: none", "b: none, task: HoperV", "claims.oracle_above_none.rule.task", "did you mean 'HopperV'?"),
         (SMALL, "b: none", "b: none, tsk: HopperV", "claims.0.rule", "tsk"),

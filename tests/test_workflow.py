@@ -300,7 +300,11 @@ def test_a_run_that_crashed_is_missing_in_a_partial_report_until_it_has_ended(tm
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the suite in which everything has been made at smoke scale."""
+    """A copy of the suite in which everything has been made at smoke scale, by one worker for all tests."""
+    shared = tmp_path_factory.getbasetemp()
+    (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared).joinpath("smoke_run_is_made").touch(
+        exist_ok=False
+    )
     folder = copy(tmp_path_factory.mktemp("smoke") / "suite")
     made = snakemake(folder, *SMOKE)
     assert made.returncode == 0, made.stdout[-4000:] + made.stderr[-12000:]

@@ -17,7 +17,7 @@ from s2pg.config import ConfigError, RunConfig, construct, methods
 from s2pg.kernels import keep_freed_memory
 from s2pg.study import Study
 from s2pg.timing.density import DENSITIES, DensityLane
-from s2pg.timing.lanes import Lane, configuration, take_turns
+from s2pg.timing.lanes import WARMUP, Lane, configuration, take_turns
 from s2pg.timing.memory import peaks
 
 ROWS = {  # memory kind -> row of methods.yaml that it is, but for the context
@@ -27,6 +27,7 @@ ROWS = {  # memory kind -> row of methods.yaml that it is, but for the context
     "bptt": "bptt32",  # the reference's: an overlapping window per loss term
     "bptt_all": "bptt32_all",  # the efficient one: a loss at every step of a chunk
 }
+FILLED = 8  # contexts that an environment's part of a replay holds before timing, so that few chunks are cut short
 WITH_CONTEXT = ("window", "bptt", "bptt_all")
 
 
@@ -103,6 +104,8 @@ def configure(case: Case, scale: Scale, cell: Cell, device: str = "cpu", seed: i
         changes["minibatch"] = cell.samples
     else:  # an update per step, however many environments step together
         changes |= {"batch": cell.samples, "rollout": cell.environments, "updates": cell.environments}
+        filled = max(WARMUP, FILLED * cell.context * cell.environments)
+        changes |= {"warmup": filled} | ({"warmup_policy": filled} if case.algorithm == "sac" else {})
     memory = replace(methods()[row], context=cell.context)
     config = configuration(
         case.task, row, case.profile, case.algorithm, memory=memory, changes=changes, device=device, seed=seed
