@@ -322,12 +322,18 @@ def list_studies() -> list[str]:
     return sorted(path.stem for path in (config_dir() / "studies").glob("*.yaml"))
 
 
+def load_named(kind: str, folder: str, name: str, known: Iterable[str]) -> tuple[Path, dict[str, Any]]:
+    """Path and checked content of `<folder>/<name>.yaml`, whose schema is `<kind>.yaml`."""
+    place = config_dir() / folder
+    path = place / f"{choose(kind, name, known, place)}.yaml"
+    spec = load_checked(path, f"{kind}.yaml")
+    choose("name", spec["name"], [name], path)
+    return path, spec
+
+
 def load_experiment(name: str) -> Experiment:
     """Read and check `experiments/<name>.yaml`."""
-    folder = config_dir() / "experiments"
-    path = folder / f"{choose('experiment', name, list_experiments(), folder)}.yaml"
-    spec = load_checked(path, "experiment.yaml")
-    choose("name", spec["name"], [name], path)
+    path, spec = load_named("experiment", "experiments", name, list_experiments())
     _check_names(spec, path)
     scales = {key: construct(Scale, value) for key, value in spec["scales"].items()}
     rest = {

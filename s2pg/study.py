@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from s2pg.config import choose, config_dir, hparams, list_studies, load_checked
+from s2pg.config import choose, hparams, list_studies, load_named
 
 METHODS = ("none", "window32", "bptt32", "bptt32_all", "s2pg")  # rows of methods.yaml that studies measure
 Kind = Literal["gradients", "networks", "timing"]
@@ -53,10 +53,7 @@ class Study:
 
 def load_study(name: str) -> Study:
     """Read and check `studies/<name>.yaml`. Raises ConfigError that names the file, the key and what is allowed."""
-    folder = config_dir() / "studies"
-    path = folder / f"{choose('study', name, list_studies(), folder)}.yaml"
-    spec = load_checked(path, "study.yaml")
-    choose("name", spec["name"], [name], path)
+    path, spec = load_named("study", "studies", name, list_studies())
     _check_names(spec, path)
     cases = {key: {**spec["base"], **row} for key, row in spec["cases"].items()}
     return Study(name, spec["kind"], cases, spec, path)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from analysis import studies
 from analysis.studies import timing
 from analysis.studies.timing_figures import KINDS, order_kinds
 
@@ -177,7 +178,7 @@ def test_the_parallel_figure_says_when_nothing_varied() -> None:
 
 
 def test_words_name_what_is_compared() -> None:
-    said = timing.words(rule("ratio", "s2pg", b="bptt_all", at=32))
+    said = studies.compared(studies.KINDS["timing"], rule("ratio", "s2pg", b="bptt_all", at=32))
     assert said == "learning time per loss term of S2PG over that of BPTT, a loss at every step, L = 32; case ppo"
 
 

@@ -41,7 +41,8 @@ class Kind(NamedTuple):
 
     columns: Mapping[str, str]  # of the measured cases: name -> meaning, unit
     statistics: Mapping[str, Callable[[pd.DataFrame, Mapping[str, Any]], Interval | None]]  # rows, rule -> interval
-    words: Callable[[Mapping[str, Any]], str]  # rule -> what it compares
+    words: Mapping[str, str]  # statistic -> what a rule compares, with the rule's keys in braces
+    label: Callable[[str], str]  # of a rule's `a` and `b`
     tables: Callable[[pd.DataFrame], dict[str, Table]]
     budget: Callable[[pd.DataFrame], str]  # what was measured, in words
     pictures: Mapping[str, Picture]
@@ -51,7 +52,8 @@ KINDS: dict[str, Kind] = {
     "gradients": Kind(
         gradients.COLUMNS,
         gradients.STATISTICS,
-        gradients.words,
+        gradients.WORDS,
+        gradients.LABEL,
         gradients.make_tables,
         gradients.budget,
         {name: Picture(*entry) for name, entry in gradients.PICTURES.items()},
@@ -59,7 +61,8 @@ KINDS: dict[str, Kind] = {
     "networks": Kind(
         gradients.MEASURED,
         gradients.STATISTICS,
-        gradients.words,
+        gradients.WORDS,
+        gradients.LABEL,
         gradients.make_tables,
         gradients.budget,
         {"variance_networks": Picture(*gradients.NETWORKS)},
@@ -67,7 +70,8 @@ KINDS: dict[str, Kind] = {
     "timing": Kind(
         timing.COLUMNS,
         timing.STATISTICS,
-        timing.words,
+        timing.WORDS,
+        timing.LABEL,
         timing.make_tables,
         timing.budget,
         {name: Picture(*entry) for name, entry in timing.PICTURES.items()},
@@ -94,10 +98,16 @@ def judge(study: Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]
     return [_judge(kind, claim, frame) for claim in study["spec"]["claims"]]
 
 
+def compared(kind: Kind, rule: Mapping[str, Any]) -> str:
+    """What a rule compares, in words."""
+    named = {key: kind.label(rule[key]) for key in ("a", "b") if key in rule}
+    return f"{kind.words[rule['statistic']].format(**{**rule, **named})}; case {rule['case']}"
+
+
 def _judge(kind: Kind, claim: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
     rule = claim["rule"]
     found = kind.statistics[rule["statistic"]](frame, rule)
-    said = {"id": claim["id"], "text": claim["text"], "what": kind.words(rule), "statistic": rule["statistic"]}
+    said = {"id": claim["id"], "text": claim["text"], "what": compared(kind, rule), "statistic": rule["statistic"]}
     said["budget"] = kind.budget(frame)
     estimate, low, high = found or (None, None, None)
     numbers = {"estimate": estimate, "low": low, "high": high, "threshold": rule["threshold"]}

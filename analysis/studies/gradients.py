@@ -146,16 +146,11 @@ def log_ratio(frame: pd.DataFrame, rule: Mapping[str, Any]) -> Interval | None:
 
 STATISTICS = {"slope": growth, "slope_difference": growth_difference, "log_ratio": log_ratio}
 WORDS = {
-    "slope": "slope of log variance against log T of {a}",
-    "slope_difference": "slope of log variance against log T, {a} minus {b}",
-    "log_ratio": "log of the variance of {a} over that of {b}, at the length where it is smallest",
+    "slope": "slope of log variance against log T of {a}, T from {from}",
+    "slope_difference": "slope of log variance against log T, {a} minus {b}, T from {from}",
+    "log_ratio": "smallest log of the variance of {a} over that of {b} at any length, T from {from}",
 }
-
-
-def words(rule: Mapping[str, Any]) -> str:
-    """What a rule compares."""
-    names = {key: estimator_label(rule[key]) for key in ("a", "b") if key in rule}
-    return f"{WORDS[rule['statistic']].format(**names)}; case {rule['case']}, T from {rule['from']}"
+LABEL = estimator_label
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -123,12 +123,7 @@ WORDS = {
     "negative_slope": "minus the slope of log learning time per loss term against log L of {a}, L from {from}",
     "ratio": "learning time per loss term of {a} over that of {b}, L = {at}",
 }
-
-
-def words(rule: Mapping[str, Any]) -> str:
-    """What a rule compares."""
-    named = {key: kind_label(rule[key]) for key in ("a", "b") if key in rule}
-    return f"{WORDS[rule['statistic']].format(**{**rule, **named})}; case {rule['case']}"
+LABEL = kind_label
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
