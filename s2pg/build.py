@@ -11,10 +11,11 @@ from torch import Tensor
 from s2pg.algorithms.ppo import PPO
 from s2pg.algorithms.sac import SAC
 from s2pg.algorithms.td3 import TD3
-from s2pg.config import ConfigError, Hparams, MethodConfig, PPOConfig, RunConfig, SACConfig
+from s2pg.config import RunConfig
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
 from s2pg.data.replay import Replay
+from s2pg.hyperparameters import ConfigError, Hparams, MethodConfig, PPOConfig, SACConfig
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS
 from s2pg.policy import Clamp, Policy, Shape, Tanh, UniformPolicy

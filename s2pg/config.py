@@ -31,140 +31,13 @@ import referencing
 import referencing.jsonschema
 import yaml
 
+from s2pg.hyperparameters import ALGORITHMS, IMITATION, ConfigError, Hparams, MethodConfig, check_multiple
+
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "workflow" / "config" / "schema"
 
 
-class ConfigError(ValueError):
-    """A mistake in a configuration. The message names the file, the key and what is allowed."""
-
-
 # --- what a run is ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """A point on the memory axis (`methods.yaml`)."""
-
-    kind: Literal["none", "window", "recurrent", "random"]
-    context: int | None  # L, steps that the memory is unrolled in learning; None = the whole episode
-    decides: bool  # True: the next memory is part of the decision u = (a, z') (S2PG)
-    loss_on: Literal["last", "all"]  # the loss is taken at the last step of a context, or at every step
-    cell: Literal["gru", "lstm", "rnn", "diagonal"]
-    sight: Literal["blind", "privileged", "oracle"]  # who reads which observation groups
-
-    def __post_init__(self) -> None:
-        if self.decides and (self.kind, self.context) != ("recurrent", 1):
-            raise ConfigError(f"memory.decides: true needs kind recurrent and context 1, not {self}")
-        if self.context is None and (self.kind, self.loss_on) != ("recurrent", "all"):
-            raise ConfigError(f"memory.context: null (whole episodes) needs kind recurrent and loss_on all, not {self}")
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """Hyperparameters of PPO (`hparams/ppo.yaml`)."""
-
-    gamma: float
-    gae_lambda: float
-    rollout: int  # environment steps per update, over all environments
-    num_envs: int
-    passes: int  # times that the rollout is gone through per update
-    minibatch: int  # loss terms per minibatch
-    lr_policy: float
-    lr_value: float
-    clip: float
-    entropy: float  # coefficient of the entropy bonus
-    max_grad_norm: float | None  # None = no gradient clipping
-    sigma_action: float  # initial standard deviation of a
-    sigma_memory: float  # initial standard deviation of z' (read when the memory decides)
-    memory_size: int  # Z of a recurrent memory
-    features: int  # width of a recurrent memory's embeddings
-    policy_head: tuple[int, ...]  # hidden widths after the memory
-    value_head: tuple[int, ...]
-    policy_gain: float  # factor on the Xavier gain of linear layers
-    value_gain: float
-    previous_action: bool  # does the network see the previous action
-    observation_clip: float | None  # normalised observations are cut to +- this; None = not normalised
-    leak: float = 1.0  # rho in z' = (1 - rho) z + rho h (1 in runs made before it could be chosen)
-
-
-@dataclass(frozen=True)
-class OffPolicyConfig:
-    """Hyperparameters that SAC and TD3 share."""
-
-    gamma: float
-    rollout: int  # environment steps per update, over all environments
-    num_envs: int
-    replay: int  # steps that the replay holds
-    warmup: int  # environment steps before the critic learns
-    batch: int  # loss terms per gradient step
-    updates: int  # gradient steps per update
-    lr_policy: float
-    lr_value: float
-    tau: float  # rate at which target networks follow
-    refresh: bool  # relabel the stored z' of a batch with fresh ones (read when the memory decides)
-    sequence_start: Literal["stored", "zero", "burn_in"]  # memory before the first step of a context
-    burn_in: int  # steps before a context that only warm the memory up, >= 1 (read with sequence_start: burn_in)
-    memory_size: int  # Z of a recurrent memory
-    features: int  # width of a recurrent memory's embeddings
-    leak: float  # rho in z' = (1 - rho) z + rho h
-    policy_head: tuple[int, ...]  # hidden widths after the memory
-    value_head: tuple[int, ...]
-    value_encoder: tuple[int, ...]  # widths of the encoders of (z,z'), (s,a,a-), (a,a-) before value_head; empty: none
-    policy_gain: float  # factor on the Xavier gain of linear layers
-    value_gain: float  # of hidden layers
-    value_output_gain: float  # of the last layer
-    previous_action: bool  # does the policy see the previous action
-    value_previous_action: bool  # does the critic
-    observation_clip: float | None  # normalised observations are cut to +- this; None = not normalised
-
-    def __post_init__(self) -> None:
-        if self.observation_clip is not None:
-            raise ConfigError(
-                "hparams.observation_clip: must be null for sac and td3: a replay holds what was observed"
-            )
-        _check_at_least("hparams.replay", self.replay, "hparams.warmup", self.warmup)
-
-
-@dataclass(frozen=True)
-class SACConfig(OffPolicyConfig):
-    """Hyperparameters of SAC (`hparams/sac.yaml`)."""
-
-    warmup_policy: int  # environment steps before policy and temperatures learn
-    lr_temperature: float
-    lr_temperature_memory: float
-    temperature: float  # initial, of a
-    temperature_memory: float  # initial, of z'
-    target_entropy: float  # per dimension of a
-    target_entropy_memory: float  # per dimension of z'
-    backup: tuple[float, ...]  # weights of the entropies of a and z' in the target
-    sigma_action: float  # initial standard deviation of a before the squash, where the observation is zero
-    memory_sigma: Literal["fixed", "learned", "state"]  # what the standard deviation of z' is
-    sigma_memory: float  # initial or fixed standard deviation of z'
-    memory_noise: Literal["gaussian", "uniform"]
-    squash_memory: bool  # tanh on z' (the reference's second one)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_at_least("hparams.warmup_policy", self.warmup_policy, "hparams.warmup", self.warmup)
-        _check_at_least("hparams.replay", self.replay, "hparams.warmup_policy", self.warmup_policy)
-
-
-@dataclass(frozen=True)
-class TD3Config(OffPolicyConfig):
-    """Hyperparameters of TD3 (`hparams/td3.yaml`). Noise on a is in units of half the action range."""
-
-    delay: int  # updates of the critic per update of the policy
-    sigma_action: float  # exploration
-    sigma_memory: float
-    smoothing_action: float  # noise on the target's decision, and where it is cut off
-    smoothing_action_clip: float
-    smoothing_memory: float
-    smoothing_memory_clip: float
-
-
-Hparams = PPOConfig | SACConfig | TD3Config
-ALGORITHMS: dict[str, type[Hparams]] = {"ppo": PPOConfig, "sac": SACConfig, "td3": TD3Config}
 
 
 @dataclass(frozen=True)
@@ -185,10 +58,14 @@ class RunConfig:
     memory: MethodConfig
     hparams: Hparams
     task_options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the environment
+    expert_episodes: int | None = None  # episodes of the expert's dataset to learn from; of imitation only
 
     def __post_init__(self) -> None:
-        _check_multiple("hparams.rollout", self.hparams.rollout, "hparams.num_envs", self.hparams.num_envs)
-        _check_multiple("steps_per_epoch", self.steps_per_epoch, "hparams.rollout", self.hparams.rollout)
+        if (self.expert_episodes is not None) != (self.algorithm in IMITATION):
+            only = ", ".join(IMITATION)
+            raise ConfigError(f"expert_episodes: a number for {only}, null for others, not {self.expert_episodes}")
+        check_multiple("hparams.rollout", self.hparams.rollout, "hparams.num_envs", self.hparams.num_envs)
+        check_multiple("steps_per_epoch", self.steps_per_epoch, "hparams.rollout", self.hparams.rollout)
         if self.memory.context is None and self.algorithm != "ppo":
             raise ConfigError(f"memory.context: null (whole episodes) is for ppo; {self.algorithm} needs a number")
         if (self.memory.kind, self.memory.loss_on) == ("window", "all") and self.algorithm != "ppo":
@@ -200,8 +77,9 @@ class RunConfig:
         return RunId(self.experiment, self.scale, self.task, self.method, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings; the inverse of `from_dict`."""
-        return _plain(dataclasses.asdict(self))
+        """Plain lists, numbers and strings; the inverse of `from_dict`. What is not for the algorithm is left out."""
+        content = _plain(dataclasses.asdict(self))
+        return content if self.algorithm in IMITATION else {k: v for k, v in content.items() if k != "expert_episodes"}
 
     def to_yaml(self) -> str:
         """The text of a run's `config.yaml`; the inverse of `from_yaml`."""
@@ -273,6 +151,7 @@ class Experiment:
     spec: dict[str, Any]
     path: Path
     sight: Literal["blind", "privileged"] = "blind"  # of methods whose row says blind
+    expert_episodes: int | None = None  # of the dataset that imitation learns from
     notes: tuple[str, ...] = ()
 
     def scale(self, name: str) -> Scale:
@@ -282,7 +161,7 @@ class Experiment:
     def memory(self, method: str) -> MethodConfig:
         """A method's point on the memory axis, with this experiment's sight."""
         row = methods()[method]
-        takes = row.sight == "blind" and row.kind != "random"
+        takes = row.sight == "blind" and row.kind not in ("random", "expert")
         return dataclasses.replace(row, sight=self.sight) if takes else row
 
     def options(self, task: str) -> dict[str, Any]:
@@ -404,6 +283,8 @@ def resolve(
         "hparams": hparams(spec.algorithm, spec.profile, method, task),
         "task_options": spec.options(task),
     }
+    if spec.expert_episodes is not None:
+        run["expert_episodes"] = spec.expert_episodes
     return RunConfig.from_dict(_merge(run, budget.overrides, overrides or {}), f"{spec.path}: {scale}")
 
 
@@ -473,16 +354,6 @@ def _check_patterns(where: str, patterns: Iterable[str], names: Iterable[str]) -
 def _matches(rule: Mapping[str, Any], method: str, task: str) -> bool:
     pairs = ((method, rule.get("methods", ["*"])), (task, rule.get("tasks", ["*"])))
     return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in pairs)
-
-
-def _check_multiple(key: str, value: int, of: str, unit: int) -> None:
-    if value % unit:
-        raise ConfigError(f"{key}: {value} is not a multiple of {of}: {unit}")
-
-
-def _check_at_least(key: str, value: int, of: str, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{key}: {value} is less than {of}: {least}")
 
 
 def choose(key: str, value: str, allowed: Iterable[str], source: str | Path | None = None) -> str:

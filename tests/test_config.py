@@ -13,11 +13,7 @@ import pytest
 import yaml
 
 from s2pg.config import (
-    ALGORITHMS,
     ROOT,
-    ConfigError,
-    MethodConfig,
-    OffPolicyConfig,
     RunConfig,
     config_dir,
     hparams,
@@ -28,6 +24,12 @@ from s2pg.config import (
     resolve,
     tasks,
     workflow_settings,
+)
+from s2pg.hyperparameters import (
+    ALGORITHMS,
+    ConfigError,
+    MethodConfig,
+    OffPolicyConfig,
 )
 
 REFERENCE = yaml.safe_load((ROOT / "tests/data/reference_ppo.yaml").read_text())
@@ -95,7 +97,13 @@ def example(method: str = "s2pg") -> RunConfig:
         ("hparams/ppo.yaml", "    gamma: 0.99", "    # gamma", "matched.base", "'gamma' is a required property"),
         ("hparams/ppo.yaml", '["bptt*", "s2pg*"]', '["bppt*", "s2pg*"]', "matched.rules.0.methods", "unknown 'bppt*'"),
         (SMALL, "profile: matched", "profile: matched\nsight: oracle", "sight", "allowed: blind, privileged"),
-        (SMALL, "algorithm: ppo", "algorithm: pso", "algorithm", "allowed: ppo, sac, td3; did you mean 'ppo'?"),
+        (
+            SMALL,
+            "algorithm: ppo",
+            "algorithm: pso",
+            "algorithm",
+            "allowed: bc, gail, lsiq, ppo, sac, td3; did you mean 'ppo'?",
+        ),
         (
             SMALL,
             "profile: matched",
@@ -137,7 +145,7 @@ def example(method: str = "s2pg") -> RunConfig:
             "s2pg_state.hparams.memory_sigma",
             "mean 'state'?",
         ),
-        ("methods.yaml", "leak: 0.5", "leek: 0.5", "s2pg_leak.hparams", "unknown key 'leek'; allowed: backup,"),
+        ("methods.yaml", "leak: 0.5", "leek: 0.5", "s2pg_leak.hparams", "unknown key 'leek'; allowed: absorbing,"),
         ("methods.yaml", "leak: 0.5", "leak: 0.0", "s2pg_leak.hparams.leak", "minimum of 0"),
     ],
 )
@@ -514,10 +522,15 @@ def test_schema_and_dataclasses_have_the_same_keys() -> None:
     assert set(schema["properties"]["memory"]["required"]) == keys["memory"]
     shared = set(defs["off_policy_complete"]["required"])
     assert shared == keys["off_policy"]
-    assert set(defs["ppo_complete"]["required"]) == keys["ppo"] - {"leak"}
-    assert all(shared | set(defs[f"{name}_complete"]["required"]) == keys[name] for name in ("sac", "td3"))
+    on_policy, sac = (set(defs[f"{name}_required"]["required"]) for name in ("ppo", "sac"))
+    assert on_policy == keys["ppo"] - {"leak"} == keys["bc"] - {"leak"}
+    assert on_policy | set(defs["gail_complete"]["required"]) == keys["gail"] - {"leak"}
+    assert shared | sac == keys["sac"]
+    assert shared | sac | set(defs["lsiq_complete"]["required"]) == keys["lsiq"]
+    assert shared | set(defs["td3_complete"]["required"]) == keys["td3"]
     assert set(defs["hparams"]["properties"]) == set().union(*(keys[name] for name in ALGORITHMS))
-    assert set(schema["properties"]) == set(schema["required"]) == {f.name for f in fields(RunConfig)}
+    assert set(schema["properties"]) == {f.name for f in fields(RunConfig)}
+    assert set(schema["required"]) == set(schema["properties"]) - {"expert_episodes"}
 
 
 def test_workflow_settings_are_the_defaults_updated_and_checked() -> None:

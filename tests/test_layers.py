@@ -26,7 +26,8 @@ ORDER = [
     "commands",
     "cli __main__",
 ]
-LEAVES = {"types", "config", "study"}
+LEAVES = {"types", "hyperparameters", "config", "study"}
+LEAF_IMPORTS = {"config": {"hyperparameters"}, "study": {"hyperparameters", "config"}}
 BESIDE = {
     "data": set(),
     "gradients": {"nets", "memory", "policy", "critic", "algorithms", "data"},
@@ -63,7 +64,7 @@ def layer(path: Path) -> str:
 def allowed(name: str) -> set[str]:
     """The layers of s2pg that layer `name` may import."""
     if name in LEAVES or name == "__init__":
-        return {name} | ({"config"} if name == "study" else set())
+        return {name} | LEAF_IMPORTS.get(name, set())
     if name in BESIDE:
         return LEAVES | BESIDE[name] | {name}
     rows = [row.split() for row in ORDER]

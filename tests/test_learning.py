@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from s2pg.build import build
-from s2pg.config import PPOConfig, RunConfig, resolve
+from s2pg.config import RunConfig, resolve
 from s2pg.config import hparams as profile
 from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.hyperparameters import PPOConfig
 from s2pg.training import worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import evaluate

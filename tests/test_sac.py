@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution, Uniform
 
 from s2pg.algorithms.sac import policy_loss, soft_target, temperature_loss
-from s2pg.config import SACConfig
+from s2pg.hyperparameters import SACConfig
 from s2pg.nets import CELLS
 from s2pg.policy import Decision, Shape, Tanh
 from s2pg.training import worlds

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from s2pg.algorithms.td3 import smoothed, target_value
-from s2pg.config import TD3Config
 from s2pg.data.rollout import Stopwatch
+from s2pg.hyperparameters import TD3Config
 from s2pg.nets import CELLS
 from s2pg.policy import Clamp, Decision, Shape
 from s2pg.training import worlds

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from s2pg.algorithms.finite import finite
-from s2pg.config import OffPolicyConfig
 from s2pg.critic import Critic
 from s2pg.data.replay import Replay
 from s2pg.data.rollout import Rollout
+from s2pg.hyperparameters import OffPolicyConfig
 from s2pg.policy import Policy
 from s2pg.types import View
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from s2pg.algorithms.finite import finite
-from s2pg.config import PPOConfig
 from s2pg.critic import Critic
 from s2pg.data.rollout import Rollout
 from s2pg.data.sequences import Sequences, cut, shuffled
+from s2pg.hyperparameters import PPOConfig
 from s2pg.policy import Decision, Policy
 from s2pg.types import GROUPS, View
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from s2pg.algorithms.offpolicy import OffPolicy, Transitions, frozen
-from s2pg.config import SACConfig
 from s2pg.critic import Critic
 from s2pg.data.replay import Replay
+from s2pg.hyperparameters import SACConfig
 from s2pg.policy import Policy
 from s2pg.types import GROUPS
 

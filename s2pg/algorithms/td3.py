@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from s2pg.algorithms.offpolicy import OffPolicy, Target, Transitions, frozen
-from s2pg.config import TD3Config
 from s2pg.critic import Critic
 from s2pg.data.replay import Replay
+from s2pg.hyperparameters import TD3Config
 from s2pg.policy import Decision, Policy
 
 

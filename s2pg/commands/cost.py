@@ -19,7 +19,8 @@ from s2pg.algorithms.offpolicy import OffPolicy
 from s2pg.build import build
 from s2pg.commands import show
 from s2pg.commands.measure import Measured, measured
-from s2pg.config import Experiment, PPOConfig, RunConfig, load_experiment, resolve
+from s2pg.config import Experiment, RunConfig, load_experiment, resolve
+from s2pg.hyperparameters import PPOConfig
 from s2pg.training import checkpoint, loop, worlds
 from s2pg.training.checkpoint import RunError
 from s2pg.training.provenance import provenance

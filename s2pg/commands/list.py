@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from s2pg.commands import show
-from s2pg.config import Experiment, MethodConfig, RunId, list_experiments, list_studies, load_experiment, methods
+from s2pg.config import Experiment, RunId, list_experiments, list_studies, load_experiment, methods
+from s2pg.hyperparameters import MethodConfig
 from s2pg.study import Study, load_study
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from s2pg.build import device, spec
-from s2pg.config import ConfigError, PPOConfig, RunConfig
+from s2pg.config import RunConfig
+from s2pg.hyperparameters import ConfigError, PPOConfig
 from s2pg.policy import Decision
 from s2pg.timing.lanes import Seconds
 

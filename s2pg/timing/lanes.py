@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 
 from s2pg.build import build, spec
-from s2pg.config import ConfigError, MethodConfig, RunConfig, hparams, methods
+from s2pg.config import RunConfig, hparams, methods
 from s2pg.data.rollout import Collector, Rollout, Stopwatch
+from s2pg.hyperparameters import ConfigError, MethodConfig
 from s2pg.training import worlds
 
 WARMUP = 300  # steps before SAC and TD3 learn
