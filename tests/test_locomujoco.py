@@ -291,17 +291,6 @@ def test_every_task_is_skipped_by_name_where_its_extra_is_missing(without_the_ex
     assert {id: reasons for id, reasons in marks.items() if reasons} == {id: [INSTALL] for id in IDS}
 
 
-def test_the_lock_of_the_extra_adds_to_the_suites_pins_and_holds_its_requirements():
-    def pinned(name):
-        lines = (ROOT / name).read_text().splitlines()
-        return dict(line.split("==") for line in lines if not line.startswith("#"))
-
-    core, added = pinned("requirements.lock"), pinned("requirements-locomujoco.lock")
-    assert core.keys().isdisjoint(added)
-    assert (added["loco-mujoco"], added["mushroom-rl"]) == ("0.4.1", "1.10.1")
-    assert core["mujoco"].startswith("3.")
-
-
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
