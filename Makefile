@@ -1,4 +1,4 @@
-# make help lists the targets. Everything is installed into .venv/ and nothing outside it.
+# make help lists the targets. Everything is installed into .venv/ (LocoMuJoCo: .venv-locomujoco/) and nothing outside it.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -9,6 +9,7 @@ CORES ?= all
 WORKERS ?= 2
 
 BIN := .venv/bin
+LOCO := .venv-locomujoco/bin
 SOURCES := s2pg envs analysis workflow tests
 SNAKEFILES := Snakefile workflow/rules
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
@@ -19,11 +20,11 @@ export MKL_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export NUMEXPR_NUM_THREADS = 1
 
-.PHONY: help setup reproduce test check lint format lock clean
+.PHONY: help setup reproduce test check lint format lock lock-locomujoco setup-locomujoco clean
 
 help: ## show this list
-	@sed -nE 's/^([a-z]+)[a-z ]*:.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z-]+)[a-z ]*:.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 setup: .venv/.installed ## create .venv/ with the pinned packages
 
@@ -33,6 +34,17 @@ setup: .venv/.installed ## create .venv/ with the pinned packages
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup-locomujoco: .venv-locomujoco/.installed ## create .venv-locomujoco/, the same packages and LocoMuJoCo
+
+.venv-locomujoco/.installed: requirements.lock requirements-locomujoco.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "Python 3.11 is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(LOCO)/python || "$(PYTHON)" -m venv .venv-locomujoco
+	$(LOCO)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(LOCO)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-locomujoco.lock
+	$(LOCO)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 reproduce: setup ## train, analyse and report everything (SCALE=demo; also smoke, lite, paper)
@@ -57,6 +69,9 @@ format: setup ## rewrite sources in the suite's style
 
 lock: ## write requirements.lock and environment.yml from the packages in .venv/
 	$(BIN)/python -m workflow.scripts.lock
+
+lock-locomujoco: ## write requirements-locomujoco.lock from the packages in .venv-locomujoco/
+	$(LOCO)/python -m workflow.scripts.lock --locomujoco
 
 clean: ## remove caches; results, runs and .venv/ stay
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

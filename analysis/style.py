@@ -97,6 +97,13 @@ _OTHER_TASKS = {
     "CueRecall": "Cue recall",
     **{f"PointMass{which}": f"Point mass {which}" for which in "123"},
     "PointMassDoor": "Point mass, doors",
+    "HumanoidTorque4AgesWalk": "Four ages, walking",
+    "HumanoidTorque4AgesRun": "Four ages, running",
+    **{
+        f"{robot}{motion}": f"{name}, {motion.lower()}{doing}"
+        for robot, name in (("Atlas", "Atlas"), ("UnitreeH1", "Unitree H1"), ("Talos", "Talos"))
+        for motion, doing in (("Walk", "ing"), ("Run", "ning"), ("Carry", "ing"))
+    },
 }
 _HIDDEN = {"V": "velocities hidden", "P": "positions hidden", "W": "windy"}
 _VARIANTS = {name: look for family in VARIANTS.values() for name, look in family.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any
 
@@ -12,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from envs.locomujoco import INSTALL, MOTIONS
 from envs.point_mass import FIELDS
 from envs.randomise import Bodies, Permutation, Randomisation, Wind
 from envs.views import View, mujoco_groups
@@ -36,6 +38,7 @@ class Task:
     wind: float | None = None  # force in newtons
     blank_previous_action: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the base task
+    extra: str | None = None  # extra of the suite without which the task cannot be made
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_privileged", self.hidden_privileged or self.hidden)
@@ -44,6 +47,17 @@ class Task:
     def gym_id(self) -> str:
         """What to pass to `gymnasium.make`."""
         return f"envs:{self.id}-v0"
+
+    @property
+    def missing(self) -> str | None:
+        """How to install what the task needs and this environment lacks; None: nothing."""
+        if self.extra is None:
+            return None
+        package, how = _EXTRAS[self.extra]
+        return None if find_spec(package) else how
+
+
+_EXTRAS = {"locomujoco": ("loco_mujoco", INSTALL)}  # extra: its package, how to install it
 
 
 # name: base, groups, further groups that give away the velocities, the positions, options, wind [N]
@@ -117,7 +131,19 @@ def _point_mass(name: str) -> Task:
     return Task(name, "envs.point_mass:PointMass", hidden=hidden, source=source, blank_previous_action=True, **shared)
 
 
-_SINGLE = [*_DIAGNOSTICS, *map(_point_mass, FIELDS)]
+def _locomujoco(name: str) -> Task:
+    latent, options = MOTIONS[name].latent, {"motion": name}
+    source = "LocoMuJoCo 0.4.1; hidden as in the reference's launchers, velocities where nothing is drawn"
+    shared: dict[str, Any] = {
+        "groups": attrgetter("groups"),
+        "horizon": 1000,
+        "options": options,
+        "extra": "locomujoco",
+    }
+    return Task(name, "envs.locomujoco:Loco", hidden=(latent or "velocities",), source=source, **shared)
+
+
+_SINGLE = [*_DIAGNOSTICS, *map(_point_mass, FIELDS), *map(_locomujoco, MOTIONS)]
 
 TASKS: dict[str, Task] = {
     row.id: row for rows in (*map(_locomotion, _LOCOMOTION), *map(_pendulum, _PENDULUMS), _SINGLE) for row in rows
@@ -147,7 +173,8 @@ def make(
     or the kind of `Bodies` ("consistent" or "reference") by which bodies are drawn per episode. `permute_actions`:
     whether a `Permutation` of the actions is drawn per episode. Both are part of `state` and never of `obs`. Further
     `options` (e.g. `render_mode`) go to the base task. ValueError for other values, if `hidden` names a group that the
-    task does not have or hides all of them, and for `bodies` of a task that MuJoCo does not simulate.
+    task does not have or hides all of them, and for `bodies` of what is no MuJoCo task of Gymnasium's; ImportError for
+    a task whose extra is not installed.
     """
     row = task(task_id)
     base = _base(row.base, **{**row.options, **options})
@@ -167,7 +194,7 @@ def _hidden(row: Task, hidden: Sequence[str] | str | None) -> Sequence[str]:
 
 def _bodies(row: Task, base: Any, kind: str) -> list[Randomisation]:
     simulated = hasattr(base, "model")
-    why = "" if simulated else f", because MuJoCo does not simulate {row.base}"
+    why = "" if simulated else f", because {row.base} is no MuJoCo task of Gymnasium's"
     _check_option(row, "bodies", kind, ("none", *Bodies.kinds) if simulated else ("none",), why)
     return [] if kind == "none" else [Bodies(base, kind)]
 

@@ -11,8 +11,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
-PINS = {canonicalize_name(name): version for name, version in (line.split("==") for line in LOCK)}
+
+
+def lines_of(lock: str) -> list[str]:
+    return [line for line in (ROOT / lock).read_text().splitlines() if line and not line.startswith("#")]
+
+
+def pins_of(lock: str) -> dict[str, str]:
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines_of(lock))}
+
+
+LOCK, PINS, LOCO = lines_of("requirements.lock"), pins_of("requirements.lock"), pins_of("requirements-locomujoco.lock")
 
 
 def project() -> dict:
@@ -26,16 +35,25 @@ def test_environment_carries_the_pins_of_the_lock_file() -> None:
     assert pip["pip"] == LOCK
 
 
-def test_every_line_of_the_lock_file_is_one_plain_pin() -> None:
+def test_every_line_of_the_lock_files_is_one_plain_pin_and_no_package_is_pinned_twice() -> None:
     plain = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+")
-    assert [line for line in LOCK if not plain.fullmatch(line)] == []
-    assert len(PINS) == len(LOCK)
+    lines = [*LOCK, *lines_of("requirements-locomujoco.lock")]
+    assert [line for line in lines if not plain.fullmatch(line)] == []
+    assert len(PINS | LOCO) == len(lines)
+
+
+def outside(lines: list[str], pins: dict[str, str]) -> list[str]:
+    """Requirements that the pins do not meet."""
+    declared = map(Requirement, lines)
+    return [str(r) for r in declared if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"))]
 
 
 def test_every_declared_dependency_is_locked_within_its_bounds() -> None:
-    extras = project()["optional-dependencies"].values()
-    declared = [
-        Requirement(line) for line in [*project()["dependencies"], *(line for extra in extras for line in extra)]
-    ]
-    outside = [str(r) for r in declared if not r.specifier.contains(PINS.get(canonicalize_name(r.name), "0"))]
-    assert outside == []
+    extras = dict(project()["optional-dependencies"])
+    assert outside(extras.pop("locomujoco"), LOCO) == []
+    assert outside([*project()["dependencies"], *(line for lines in extras.values() for line in lines)], PINS) == []
+
+
+def test_locomujoco_is_run_with_the_suites_mujoco() -> None:
+    assert "mujoco" not in LOCO
+    assert PINS["mujoco"].startswith("3.")

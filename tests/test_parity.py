@@ -5,8 +5,9 @@ What differs: TD3's policy loss (ours the mean of both critics, theirs the first
 step, theirs at every second one). Until it learns, Stable-Baselines3 acts at random; ours with its untrained policy,
 TD3's here with noise over the whole range.
 
-TD3's setting (8000 steps, weights drawn alike, wide noise at first) was chosen after runs of 5000 steps had failed the
-rule below on the same seeds; there ours had the lower mean. So it shows that ours gets to the same return, not as soon.
+TD3's setting (8000 steps, weights drawn alike, wide noise at first) was chosen on the seeds 0 to 3, after runs of 5000
+steps had failed the rule below there with the lower mean for ours; the seeds of the test had no part in that choice. So
+it shows that ours gets to the same return, not as soon.
 
 Stable-Baselines3 is no pinned dependency, since it asks for an older Gymnasium; without it these tests are skipped:
 `pip install --no-deps stable-baselines3==2.7.1`, then `pytest tests/test_parity.py`.
@@ -33,7 +34,7 @@ from s2pg.training.evaluate import evaluate
 from tests.helpers import collector, seeded
 from tests.offpolicy import small
 
-SEEDS, EPISODES, WIDTHS = range(4), range(100, 120), [64, 64]
+SEEDS, EPISODES, WIDTHS = range(10, 14), range(100, 120), [64, 64]
 STEPS = {"sac": 5000, "td3": 8000}
 SHARED: dict[str, Any] = {"gamma": 0.98, "tau": 0.01, "batch": 64, "warmup": 200, "replay": 8000}
 OURS: dict[str, dict[str, Any]] = {

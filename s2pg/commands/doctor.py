@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -149,13 +150,16 @@ def tasks() -> Finding:
     from s2pg.training import worlds
     from s2pg.training.catalogue import catalogue
 
-    names = [row.id for row in catalogue()]
+    rows = catalogue()
+    names = [row.id for row in rows if not row.missing]
     for name in names:
         env = worlds.make(name)
         env.reset(seed=0)
         env.step(env.action_space.sample())
         env.close()
-    return Finding("ok", f"{len(names)} tasks, Gymnasium {metadata.version('gymnasium')}")
+    extras = Counter(row.missing for row in rows if row.missing)
+    others = "".join(f"; {number} more need the extra {extra}" for extra, number in extras.items())
+    return Finding("ok", f"{len(names)} tasks, Gymnasium {metadata.version('gymnasium')}{others}")
 
 
 def training() -> Finding:

@@ -6,11 +6,15 @@ import json
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s2pg.commands import show
 from s2pg.config import Experiment, RunId, list_experiments, list_studies, load_experiment, methods
 from s2pg.hyperparameters import MethodConfig
 from s2pg.study import Study, load_study
+
+if TYPE_CHECKING:
+    from s2pg.training.catalogue import Row
 
 
 def run(args: Namespace) -> int:
@@ -61,9 +65,13 @@ def _tasks(experiments: list[Experiment], args: Namespace) -> str:
 
     used = {t for e in experiments for name in _scales(e, args) for t in e.scale(name).tasks}
     chosen = [row for row in catalogue() if row.id in used or not (args.experiment or args.scale)]
-    rows = [(row.id, _groups(row.visible), _groups(row.hidden), row.horizon or "-") for row in chosen]
+    rows = [(row.id, _visible(row), _groups(row.hidden), row.horizon or "-") for row in chosen]
     table = show.table(rows, ["task", "visible", "hidden", "horizon"], ["task", "visible", "hidden"])
     return f'{table}\n\nNumbers are sizes. gymnasium.make("envs:<task>-v0")'
+
+
+def _visible(row: Row) -> str:
+    return f"needs the extra {row.missing}" if row.missing else _groups(row.visible)
 
 
 def _groups(sizes: dict[str, int]) -> str:
