@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from s2pg.config import list_experiments, list_studies, load_experiment, resolve, workflow_settings
+from s2pg.config import RunId, list_experiments, list_studies, load_experiment, resolve, workflow_settings
 from s2pg.study import load_study
 
 BOOLEANS = {"true": True, "false": False}  # Snakemake itself reads `True` and `False` only
@@ -24,6 +24,7 @@ FIGURES = """success_against_delay success_rates sample_efficiency time_efficien
 TABLES = """returns success_rate longest_delay aggregates improvement wall_clock time_to_reach accounting memory_probe
     claims""".split()
 STUDY_SOURCES = [f"analysis/{name}.py" for name in ("style", "claims", "figures/common", "figures/timing")]
+EXPERT = "expert"  # the experiment whose oracles imitation learns from
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
@@ -33,6 +34,12 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 def done(experiment: str, scale: str) -> list[str]:
     """The `done.json` of every run of an experiment at a scale."""
     return [f"<results>/{run.folder}/done.json" for run in EXPERIMENTS[experiment].runs(scale)]
+
+
+def dataset(experiment: str, task: str, scale: str) -> list[str]:
+    """The expert's episodes that a run learns from; none but for imitation."""
+    file = f"<results>/{RunId(experiment, scale, task, EXPERT, 0).dataset}"
+    return [file] if EXPERIMENTS[experiment].imitates else []
 
 
 def ended(experiment: str, scale: str) -> str:
