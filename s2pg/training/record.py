@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from s2pg.data.dataset import ARRAYS, Dataset
+from s2pg.data.dataset import Dataset
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import Episode, evaluate
 from s2pg.types import Mode
@@ -56,7 +56,8 @@ def record(agent: Agent, envs: Sequence[gymnasium.Env], seeds: Sequence[int], mo
 def joined(episodes: Sequence[Sequence[Step]]) -> Dataset:
     """Episodes one after the other."""
     columns = zip(*(step for episode in episodes for step in episode), strict=True)
-    return Dataset(**dict(zip(ARRAYS, map(np.array, columns), strict=True)))
+    states, actions, rewards, next_states, absorbing, last = map(np.array, columns)
+    return Dataset(states, actions, rewards, next_states, absorbing, last)
 
 
 def recorded(dataset: Dataset) -> list[Episode]:

@@ -1,7 +1,7 @@
-# Experts for imitation: the oracle of the experiment `expert`, with seed 0, is recorded once per task and scale.
+# Experts for imitation: an oracle, with seed 0, is recorded once per task and scale.
 rule record_expert:
     input:
-        f"<results>/runs/{{scale}}/{EXPERT}/{{task}}/oracle/seed_0/done.json",
+        lambda w: expert(w.task, w.scale),
     output:
         dataset="<results>/experts/{scale}/{task}.npz",
         card="<results>/experts/{scale}/{task}.json",
