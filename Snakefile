@@ -24,6 +24,7 @@ wildcard_constraints:
 
 
 include: "workflow/rules/train.smk"
+include: "workflow/rules/expert.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"

@@ -109,7 +109,7 @@ def experiment(scale: str, name: str, results: Path) -> dict[str, Any]:
         "claims": claims(tables / "claims.json", spec, shown),
         "evidence": [item for item in shown if not item.get("claim")],
         "figures": pictures(figures),
-        "no_scale": "" if data.normalised else setting.NO_SCALE,
+        "no_scale": "" if data.normalised else setting.no_scale(data.grid),
         "tables": result_tables(tables, set(data.statistics["statistic"])),
         "provenance": origin(data.runs, provenance(data.runs, results / "runs")),
         "budget": budget(data.runs, spec),

@@ -118,6 +118,14 @@ TABLES: dict[str, Table] = {
                 nullable=True,
                 added=True,
             ),
+            Column(
+                "terminated",
+                "bool",
+                "-",
+                "the task ended the episode, e.g. after a fall; it did not last until it was truncated",
+                nullable=True,
+                added=True,
+            ),
         ),
     ),
     "timing": Table(
@@ -161,7 +169,13 @@ TABLES: dict[str, Table] = {
             Column(
                 "raw", "float", "reward", "the score as a return; of a failed run the random policy's", nullable=True
             ),
-            Column("normalised", "float", "1", "the score on the scale random policy = 0, oracle = 1", nullable=True),
+            Column(
+                "normalised",
+                "float",
+                "1",
+                "the score on the scale random policy = 0, oracle = 1 (in imitation: expert = 1)",
+                nullable=True,
+            ),
         ),
     ),
     "statistics": Table(

@@ -13,10 +13,11 @@ BODIES = {
     "reference": "new bodies in every episode, whose inertias are left stale as in the reference (`reference`)",
 }
 
-NO_SCALE = (
-    "No task has a normalised scale: that takes two finished runs of the random policy and of the oracle, and an "
-    "oracle that is above the random policy beyond noise."
-)
+UNTRAINED = ("random", "expert")
+"""Methods that learn nothing: uniformly random actions, and the expert's recorded episodes."""
+
+ANCHORS = {"zero": "random", "one": "oracle"}
+WORDS = {"random": "random policy", "oracle": "oracle", "expert": "expert"}
 
 
 def algorithm(grid: Mapping[str, Any]) -> str:
@@ -27,6 +28,30 @@ def algorithm(grid: Mapping[str, Any]) -> str:
 def sight(grid: Mapping[str, Any]) -> str:
     """What the critics see: `blind` (as the policies) or `privileged` (everything)."""
     return grid.get("spec", {}).get("sight", "blind")
+
+
+def anchors(grid: Mapping[str, Any]) -> tuple[str, str]:
+    """The methods whose mean final scores are 0 and 1 of the normalised scale."""
+    named = {**ANCHORS, **grid.get("spec", {}).get("anchors", {})}
+    return named["zero"], named["one"]
+
+
+def ends(grid: Mapping[str, Any]) -> dict[str, str]:
+    """The anchors in words, by `zero` and `one`."""
+    return {key: WORDS.get(name, name) for key, name in zip(ANCHORS, anchors(grid), strict=True)}
+
+
+def scale(grid: Mapping[str, Any]) -> str:
+    """What a normalised score means, e.g. `random policy 0, oracle 1`."""
+    return "{zero} 0, {one} 1".format(**ends(grid))
+
+
+def no_scale(grid: Mapping[str, Any]) -> str:
+    """Why there are no normalised scores."""
+    return (
+        "No task has a normalised scale: that takes two finished runs of the {zero} and of the {one}, and an {one} "
+        "that is above the {zero} beyond noise."
+    ).format(**ends(grid))
 
 
 def options(grid: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ its first and last evaluation. On each task and in each mode,
 
     normalised = (raw - random) / (oracle - random)
 
-with `random` and `oracle` the mean final score of the finished runs of these two methods (the anchors), which the
-bootstrap holds fixed.
+with `random` and `oracle` the mean final score of the finished runs of these two methods (the anchors, unless the
+experiment names others, as imitation does with `expert`), which the bootstrap holds fixed.
 
 Failed runs count as the random policy (normalised 0): in scores always, in curves from the moment of failing. Missing
 runs have no score; a statistic without them is marked incomplete. A task whose oracle is not above its random policy
@@ -40,7 +40,6 @@ from analysis.load import Tables, read_tables, write_table
 REPS = 2000
 LAST = 0.1
 LEARNED = 0.95
-RANDOM, ORACLE = "random", "oracle"
 AGGREGATES = ("iqm", "median", "mean", "optimality_gap")
 TAUS = np.round(np.linspace(-0.25, 1.5, 71), 3)
 RUN = ["task", "method", "seed"]
@@ -66,10 +65,10 @@ def _clock(timing: pd.DataFrame) -> tuple[Array, Array]:
 
 
 def anchors(tables: Tables, last: float = LAST) -> pd.DataFrame:
-    """Columns task, mode, random, oracle, usable (bool), reason (str): the ends of each task's normalised scale.
+    """Columns task, mode, zero, one, usable (bool), reason (str): the ends of each task's normalised scale.
 
-    Warns about each task without a scale: an anchor has fewer than two finished runs, or the oracle is not above the
-    random policy beyond noise.
+    Warns about each task without a scale: an anchor has fewer than two finished runs, or that of 1 is not above that
+    of 0 beyond noise.
     """
     return _anchors(tables, _run_scores(tables, evaluations(tables), last))
 
@@ -77,28 +76,29 @@ def anchors(tables: Tables, last: float = LAST) -> pd.DataFrame:
 def _anchors(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     final = runs[(runs["score"] == "final") & (runs["status"] == "finished")]
     known = {key: values.to_numpy() for key, values in final.groupby(["task", "mode", "method"])["raw"]}
+    names = setting.anchors(tables.grid)
     rows = []
     for task in tables.runs["task"].unique():
         for mode in schema.MODES:
-            random, oracle = (known.get((task, mode, method), np.array([])) for method in (RANDOM, ORACLE))
-            low, high = (float(values.mean()) if len(values) else np.nan for values in (random, oracle))
-            reason = _why_unusable(random, oracle)
-            rows.append({"task": task, "mode": mode, "random": low, "oracle": high, "reason": reason})
+            both = [known.get((task, mode, method), np.array([])) for method in names]
+            low, high = (float(values.mean()) if len(values) else np.nan for values in both)
+            reason = _why_unusable(dict(zip(names, both, strict=True)), setting.ends(tables.grid))
+            rows.append({"task": task, "mode": mode, "zero": low, "one": high, "reason": reason})
             if reason:
                 warnings.warn(f"task {task}, mode {mode} is left out of normalised statistics: {reason}", stacklevel=3)
     frame = pd.DataFrame(rows)
     return frame.assign(usable=frame["reason"] == "")
 
 
-def _why_unusable(random: Array, oracle: Array) -> str:
-    """What keeps the final scores of the two anchors' runs from being the ends of a scale; empty: nothing."""
-    for method, values in ((RANDOM, random), (ORACLE, oracle)):
+def _why_unusable(both: Mapping[str, Array], words: Mapping[str, str]) -> str:
+    """What keeps the final scores of the anchors' runs (of 0, of 1) from being a scale; empty: nothing."""
+    for method, values in both.items():
         if len(values) < 2:
             return f"{'only one' if len(values) else 'no'} finished run of `{method}`"
-    low, high = random.mean(), oracle.mean()
-    noise = 1.96 * np.sqrt(sum(values.var(ddof=1) / len(values) for values in (random, oracle)))
+    low, high = (values.mean() for values in both.values())
+    noise = 1.96 * np.sqrt(sum(values.var(ddof=1) / len(values) for values in both.values()))
     if high - low - noise <= 1e-6 * max(1.0, abs(low), abs(high)):
-        text = f"the oracle's return ({high:.6g}) is not above the random policy's ({low:.6g}) beyond noise"
+        text = f"the {words['one']}'s return ({high:.6g}) is not above the {words['zero']}'s ({low:.6g}) beyond noise"
         return f"{text}: the difference is {high - low:.3g} ± {noise:.3g} (95 %)"
     return ""
 
@@ -144,8 +144,8 @@ def area_score(curve: pd.DataFrame) -> float:
 
 def _normalise(runs: pd.DataFrame, ends: pd.DataFrame) -> pd.DataFrame:
     frame = runs.merge(ends, on=["task", "mode"], how="left", validate="many_to_one")
-    frame["raw"] = frame["raw"].where(frame["status"] != "failed", frame["random"])
-    normalised = (frame["raw"] - frame["random"]) / (frame["oracle"] - frame["random"]).where(frame["usable"])
+    frame["raw"] = frame["raw"].where(frame["status"] != "failed", frame["zero"])
+    normalised = (frame["raw"] - frame["zero"]) / (frame["one"] - frame["zero"]).where(frame["usable"])
     return schema.check("scores", frame.assign(normalised=normalised)[schema.TABLES["scores"].names])
 
 
@@ -162,8 +162,8 @@ def success_rates(tables: Tables, last: float = LAST) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=[*RUN, "status", "mode", "rate"])
     finished = frame["rate"].where(frame["status"] == "finished")
-    random = finished.where(frame["method"] == RANDOM).groupby([frame["task"], frame["mode"]]).transform("mean")
-    rate = finished.where(frame["status"] != "failed", random)
+    zero = finished.where(frame["method"] == setting.anchors(tables.grid)[0])
+    rate = finished.where(frame["status"] != "failed", zero.groupby([frame["task"], frame["mode"]]).transform("mean"))
     return frame.assign(rate=rate, learned=(rate >= LEARNED).astype(float).where(rate.notna()))
 
 
@@ -370,11 +370,11 @@ def _curves(book: Book, tables: Tables, evaluated: pd.DataFrame, ends: pd.DataFr
     for axis in ("step", "seconds"):
         shapes = {}
         for run in runs.to_dict("records"):
-            random, flat = ends["random"][run["task"]], run["method"] == RANDOM
-            shapes[_key(run)] = curves.steps_of(run["status"], every.get(_key(run)), axis, random, flat)
+            zero, flat = ends["zero"][run["task"]], run["method"] in setting.UNTRAINED
+            shapes[_key(run)] = curves.steps_of(run["status"], every.get(_key(run)), axis, zero, flat)
         for task in [*ends.index, "all"]:
             scope = ends[ends["usable"]] if task == "all" else ends.loc[[task]]
-            learning = evaluated[evaluated["task"].isin(scope.index) & (evaluated["method"] != RANDOM)]
+            learning = evaluated[evaluated["task"].isin(scope.index) & ~evaluated["method"].isin(setting.UNTRAINED)]
             places = curves.grid(learning, axis)
             if len(places):
                 _curves_on(book, shapes, task, scope, places, axis)
@@ -397,8 +397,8 @@ def _curves_on(
             continue
         blocks = [np.stack([curves.held(shape, places) for shape in runs]) for runs in mine.values()]
         if task == "all":
-            span = ends["oracle"] - ends["random"]
-            blocks = [(block - ends["random"][t]) / span[t] for t, block in zip(mine, blocks, strict=True)]
+            span = ends["one"] - ends["zero"]
+            blocks = [(block - ends["zero"][t]) / span[t] for t, block in zip(mine, blocks, strict=True)]
         shown = ~np.isnan(np.vstack(blocks)).any(axis=0) & curves.until([*itertools.chain(*mine.values())], places)
         if shown.any():
             absent = [t for t in book.tasks if t not in mine] if task == "all" else []
@@ -440,7 +440,7 @@ def wall_clock(tables: Tables) -> pd.DataFrame:
 
 
 def _median(values: pd.Series) -> float:
-    """Median of what is known; NaN, without a warning, if nothing is (the random policy is not trained)."""
+    """Median of what is known; NaN, without a warning, if nothing is (the anchors may be untrained)."""
     known = values.dropna()
     return float(known.median()) if len(known) else np.nan
 
@@ -448,19 +448,19 @@ def _median(values: pd.Series) -> float:
 def reaching(tables: Tables, share: float = 0.5) -> pd.DataFrame:
     """Columns task, method, seed, threshold, step, seconds: where a run's evaluated return first reaches a threshold.
 
-    In the mode of `tables`; infinity is never. The threshold lies at `share` of the way from the random policy to the
-    oracle (see `anchors`); NaN on a task without that scale, where nothing is known. Training time is that of
+    In the mode of `tables`; infinity is never. The threshold lies at `share` of the way from one anchor to the
+    other (see `anchors`); NaN on a task without that scale, where nothing is known. Training time is that of
     `evaluations`, NaN in a run without timing. A failed run that has not reached the threshold never does; missing
-    runs have no row, nor has the random policy.
+    runs have no row, nor has a method that is not trained.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `statistics` has told which tasks have no scale
         ends = anchors(tables)
     ends = ends[(ends["mode"] == tables.mode) & ends["usable"]].set_index("task")
-    heights = ends["random"] + share * (ends["oracle"] - ends["random"])
+    heights = ends["zero"] + share * (ends["one"] - ends["zero"])
     evaluated = evaluations(tables)
     curves_of = dict(iter(evaluated[evaluated["mode"] == tables.mode].sort_values("step").groupby(RUN)))
-    attempted = tables.runs[(tables.runs["status"] != "missing") & (tables.runs["method"] != RANDOM)]
+    attempted = tables.runs[(tables.runs["status"] != "missing") & ~tables.runs["method"].isin(setting.UNTRAINED)]
     rows = [
         (*key, height, *_first(curves_of.get(key), height))
         for key in attempted[RUN].itertuples(index=False, name=None)

@@ -10,6 +10,10 @@ import numpy as np
 DELTAS = np.array([-0.3, 0.0, 0.3])
 """What `Bodies` draws from: relative changes of a body's mass and size."""
 
+FACTORS = np.array([0.5, 0.75, 1.0, 1.5])
+"""What `Mass` draws from: four values, as LocoMuJoCo's carried weights, that hold the model as it is. The ratios of
+neighbours are alike (3/2, 4/3, 3/2): accelerations go with 1/mass, so each is told from the next about as easily."""
+
 
 class Randomisation:
     """One hidden cause per episode. The numbers drawn form the group `group` of the state.
@@ -106,6 +110,37 @@ class Permutation(Randomisation):
     def act(self, action: np.ndarray) -> np.ndarray:
         """The action [A] in the order of the actuators."""
         return np.asarray(action)[self.order]
+
+
+class Mass(Randomisation):
+    """Another mass of the torso each episode: a factor out of `FACTORS`, all equally likely.
+
+    The task of imitation with a latent variable, after LocoMuJoCo's carried weight (one of four masses per episode).
+    The group `mass` (one number) is factor - 1. The torso keeps its shape and its centre; its density changes, so its
+    inertia has the same factor, and what MuJoCo derives from masses for the whole model follows (`mj_setConst`), as if
+    the model had been compiled so. Every draw writes from the original values, so that nothing adds up over episodes.
+    """
+
+    group, secret = "mass", True
+    low, high = FACTORS[:1] - 1, FACTORS[-1:] - 1
+
+    def __init__(self, env: Any):
+        """`env`: unwrapped Gymnasium MuJoCo task with a body `torso`, whose model (its own) is changed."""
+        self._model, self._body = env.model, env.model.body("torso").id
+        self._scratch = mujoco.MjData(env.model)
+        self._mass, self._inertia = env.model.body_mass[self._body], env.model.body_inertia[self._body].copy()
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw a factor and change the model; returns factor - 1, `[1]`."""
+        return self.set(int(rng.integers(len(FACTORS))))
+
+    def set(self, choice: int) -> np.ndarray:
+        """Give the torso the factor `FACTORS[choice]`; returns factor - 1, `[1]`."""
+        factor = FACTORS[choice]
+        self._model.body_mass[self._body] = factor * self._mass
+        self._model.body_inertia[self._body] = factor * self._inertia
+        mujoco.mj_setConst(self._model, self._scratch)
+        return np.array([factor - 1])
 
 
 class Bodies(Randomisation):

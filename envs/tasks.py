@@ -15,7 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from envs.locomujoco import INSTALL, MOTIONS
 from envs.point_mass import FIELDS
-from envs.randomise import Bodies, Permutation, Randomisation, Wind
+from envs.randomise import Bodies, Mass, Permutation, Randomisation, Wind
 from envs.views import View, mujoco_groups
 
 Lengths = Callable[[Any], Mapping[str, int]]
@@ -36,6 +36,8 @@ class Task:
     source: str
     hidden_privileged: tuple[str, ...] = ()  # what methods with a privileged critic hide from the policy
     wind: float | None = None  # force in newtons
+    mass: bool = False  # draws the mass of the torso
+    falls: bool = True  # can an episode be terminated before its horizon
     blank_previous_action: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the base task
     extra: str | None = None  # extra of the suite without which the task cannot be made
@@ -61,6 +63,7 @@ _EXTRAS = {"locomujoco": ("loco_mujoco", INSTALL)}  # extra: its package, how to
 
 
 # name: base, groups, further groups that give away the velocities, the positions, options, wind [N]
+# (groups that give away the mass: see _MASSIVE)
 _PLANAR = mujoco_groups("positions", "velocities")
 _ANT = mujoco_groups("positions", "velocities", "contact_forces")
 _HUMANOID = mujoco_groups(
@@ -72,6 +75,14 @@ _LOCOMOTION: dict[str, tuple] = {
     "Walker2d": ("Walker2d-v4", _PLANAR, (), (), {}, 5.0),
     "Ant": ("Ant-v4", _ANT, (), (), {"use_contact_forces": True}, 0.5),
     "Humanoid": ("Humanoid-v4", _HUMANOID, ("com_inertia", "com_velocity"), ("com_inertia",), {}, 10.0),
+}
+
+
+_MASSIVE = {  # name: groups that differ between masses in the same positions, velocities and actions
+    "Hopper": (),
+    "HalfCheetah": (),
+    "Walker2d": (),
+    "Humanoid": ("com_inertia", "com_velocity", "external_contact_forces"),
 }
 
 
@@ -91,19 +102,25 @@ def _locomotion(name: str) -> list[Task]:
     privileged = (*velocities, "actuator_forces") if name == "Humanoid" else velocities
     paper = f"the paper's {name}POMDP-v3, reference facts 7.1"
     option = "option of the reference without launcher, reference facts"
-    shared: dict[str, Any] = {"base": base, "groups": groups, "horizon": 1000, "options": options}
-    return [
+    falls = name != "HalfCheetah"
+    shared: dict[str, Any] = {"base": base, "groups": groups, "horizon": 1000, "options": options, "falls": falls}
+    tasks = [
         Task(f"{name}V", hidden=velocities, hidden_privileged=privileged, source=paper, **shared),
         Task(f"{name}P", hidden=("positions", *tell_positions), source=f"{option} 7.1", **shared),
         Task(f"{name}W", hidden=("wind",), wind=wind, source=f"{option} 7.2", **shared),
     ]
+    if name in _MASSIVE:
+        latent = "ours, after LocoMuJoCo's carried weight"
+        tasks.append(Task(f"{name}M", hidden=("mass", *_MASSIVE[name]), mass=True, source=latent, **shared))
+    return tasks
 
 
 def _pendulum(name: str) -> list[Task]:
     base, groups, horizon = _PENDULUMS[name]
+    falls = name != "Pendulum"
     source = "task of the reference without launcher, reference facts 7.1; horizon of Gymnasium"
     return [
-        Task(f"{name}{suffix}", base=base, groups=groups, hidden=(hidden,), horizon=horizon, source=source)
+        Task(f"{name}{suffix}", base, groups, (hidden,), horizon, source, falls=falls)
         for suffix, hidden in (("V", "velocities"), ("P", "positions"))
     ]
 
@@ -179,6 +196,7 @@ def make(
     row = task(task_id)
     base = _base(row.base, **{**row.options, **options})
     randomise: list[Randomisation] = [] if row.wind is None else [Wind(base, row.wind)]
+    randomise += [Mass(base)] if row.mass else []
     randomise += [*_bodies(row, base, bodies), *_permutation(row, base, permute_actions)]
     return View(base, row.groups(base), _hidden(row, hidden), randomise, row.blank_previous_action, name=row.id)
 
@@ -193,9 +211,9 @@ def _hidden(row: Task, hidden: Sequence[str] | str | None) -> Sequence[str]:
 
 
 def _bodies(row: Task, base: Any, kind: str) -> list[Randomisation]:
-    simulated = hasattr(base, "model")
-    why = "" if simulated else f", because {row.base} is no MuJoCo task of Gymnasium's"
-    _check_option(row, "bodies", kind, ("none", *Bodies.kinds) if simulated else ("none",), why)
+    why = "" if hasattr(base, "model") else f", because {row.base} is no MuJoCo task of Gymnasium's"
+    why = ", because the task draws a mass of its own" if row.mass else why
+    _check_option(row, "bodies", kind, ("none",) if why else ("none", *Bodies.kinds), why)
     return [] if kind == "none" else [Bodies(base, kind)]
 
 

@@ -68,7 +68,8 @@ class View(gymnasium.Env):
     own order, then one group per randomisation, then `previous_action`; `obs` is `state` without the hidden groups.
     `previous_action` is the action of the last step, clipped to the action space as the simulator applies it, and zeros
     after a reset. (Shown as it was passed, a policy could feed back its own growing actions without bound.)
-    `layout["obs"]` and `layout["state"]` map group names to slices, in order.
+    `layout["obs"]` and `layout["state"]` map group names to slices, in order; `visible` [O] are the columns of `state`
+    that `obs` holds.
 
     Transitions, rewards and initial states are the base task's for the same actions and seeds, unless a randomisation
     changes them. Its draws have a stream of their own, so they say nothing about the initial state and leave it alone.
@@ -90,7 +91,7 @@ class View(gymnasium.Env):
         use its own actions as a memory. Raises ValueError if lengths do not add up or `hidden` is not as it should be.
         """
         self.base, self.randomise = base, tuple(randomise)
-        self._blank = blank_previous_action
+        self.blank_previous_action = blank_previous_action
         _check_lengths(base, groups, name)
         everything = {**groups, **{change.group: change.size for change in self.randomise}}
         secret = [change.group for change in self.randomise if change.secret]
@@ -107,14 +108,14 @@ class View(gymnasium.Env):
         self._base_part, self._action_part = slice(0, base_size), state[PREVIOUS_ACTION]
         self._drawn_part = slice(base_size, self._action_part.start)
         self._size = self._action_part.stop
-        self._visible = np.concatenate([np.arange(self._size)[state[group]] for group in visible])
+        self.visible = np.concatenate([np.arange(self._size)[state[group]] for group in visible])
         self._no_action = np.zeros(groups[PREVIOUS_ACTION], np.float32)
         parts: list[Any] = [self.base.observation_space, *self.randomise]
         parts.append(self.base.action_space)
         low = np.concatenate([part.low for part in parts]).astype(np.float32)
         high = np.concatenate([part.high for part in parts]).astype(np.float32)
         self._low, self._high = low[self._action_part], high[self._action_part]
-        self.observation_space = Dict(obs=Box(low[self._visible], high[self._visible]), state=Box(low, high))
+        self.observation_space = Dict(obs=Box(low[self.visible], high[self.visible]), state=Box(low, high))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         """Start an episode; the same `seed` gives the same initial state and the same draws of every randomisation."""
@@ -136,7 +137,13 @@ class View(gymnasium.Env):
         full, reward, terminated, truncated, info = self.base.step(applied)
         for change in self.randomise:
             reward = change.reward(reward, info)
-        return self._view(full, self._no_action if self._blank else action), reward, terminated, truncated, info
+        return (
+            self._view(full, self._no_action if self.blank_previous_action else action),
+            reward,
+            terminated,
+            truncated,
+            info,
+        )
 
     def _view(self, full: np.ndarray, action: np.ndarray) -> dict[str, np.ndarray]:
         state = np.empty(self._size, np.float32)
@@ -144,7 +151,7 @@ class View(gymnasium.Env):
         if self.randomise:
             state[self._drawn_part] = self._drawn
         state[self._action_part] = np.minimum(np.maximum(action, self._low), self._high)
-        return {"obs": state.take(self._visible), "state": state}
+        return {"obs": state.take(self.visible), "state": state}
 
     def render(self) -> Any:
         """A frame of the base task."""

@@ -13,6 +13,7 @@ from s2pg.algorithms.sac import SAC
 from s2pg.algorithms.td3 import TD3
 from s2pg.config import RunConfig
 from s2pg.critic import Critic
+from s2pg.data.dataset import Dataset
 from s2pg.data.normaliser import Normaliser
 from s2pg.data.replay import Replay
 from s2pg.hyperparameters import ConfigError, Hparams, MethodConfig, PPOConfig, SACConfig
@@ -27,11 +28,14 @@ from s2pg.types import Width
 SIGHTS = {"blind": ("obs", "obs"), "privileged": ("obs", "state"), "oracle": ("state", "state")}
 
 
-def build(config: RunConfig, spec: Spec) -> Agent:
-    """The agent of a run, its weights drawn from the run's seed; torch's global generator is left as it was."""
+def build(config: RunConfig, spec: Spec, expert: Dataset | None = None) -> Agent:
+    """The agent of a run, its weights drawn from the run's seed; torch's global generator is left as it was.
+
+    Imitation learns from `expert`; without it, what was learned can be loaded and acts.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        return _build(config, spec)
+        return _build(config, spec, expert)
 
 
 def spec(task: str, options: dict[str, Any]) -> Spec:
@@ -75,11 +79,13 @@ def critic_memory(width: Width, method: MethodConfig, hparams: Hparams) -> Memor
     return memory(width, method, hparams, hparams.value_gain)
 
 
-def _build(config: RunConfig, spec: Spec) -> Agent:
+def _build(config: RunConfig, spec: Spec, expert: Dataset | None) -> Agent:
     method, hp, where = config.memory, config.hparams, device(config.device)
     sight = SIGHTS[method.sight]
     widths = _widths(spec, sight, hp)
     normalisers = {key: Normaliser(width, hp.observation_clip, device=where) for key, width in widths.items()}
+    if method.kind == "expert":
+        return Agent(None, None, None, sight, {}, where)
     box = Box(*(torch.as_tensor(bound, dtype=torch.float32, device=where) for bound in (spec.low, spec.high)))
     if method.kind == "random":
         return Agent(UniformPolicy(NoMemory(widths["obs"]), *box).to(where), None, None, sight, normalisers, where)

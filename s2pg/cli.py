@@ -13,6 +13,7 @@ examples:
   s2pg list                                     what there is to train
   s2pg train --experiment ppo_small --task InvertedPendulumV --method s2pg --scale smoke --out runs/one
   s2pg eval runs/one                            mean return on fresh episodes
+  s2pg record runs/one --out expert.npz         25 episodes as a dataset for imitation
   s2pg watch runs/one --out episode.mp4         an episode, and the memory's trace beside it
   s2pg bench --task HalfCheetahV                milliseconds per step of every method
   s2pg cost --experiment ppo_pomdp --scale paper --cores 64
@@ -85,6 +86,8 @@ def _train(command: Command) -> None:
     add("--seed", metavar="N", type=int, default=0, help="default: 0")
     add("--scale", metavar="S", default="demo", help=f"the budget: {SCALES} (default: demo)")
     add("--out", metavar="DIR", help="folder of the run (default: its place below results/runs)")
+    where = "the expert's episodes, for imitation (default: its place below results/experts)"
+    add("--dataset", metavar="FILE", help=where)
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value, e.g. hparams.clip=0.1; repeat")
     add("--device", choices=["auto", "cpu", "cuda"], help="default: auto, CUDA where there is one")
     add(
@@ -104,6 +107,15 @@ def _eval(command: Command) -> None:
     add("--mode", choices=["sample", "mean", "both"], default="both", help="draw decisions or take their mean")
     add("--seed", metavar="S", type=natural, default=0, help="of initial states and noise (default: 0)")
     add("--json", action="store_true", help="print JSON, with every return")
+
+
+def _record(command: Command) -> None:
+    add = command.add_argument
+    add("run", metavar="RUN_DIR", help="folder of a finished run")
+    add("--out", metavar="FILE", required=True, help=".npz; its card is written beside it, as .json")
+    add("--episodes", metavar="N", type=count, default=25, help="default: 25")
+    add("--mode", choices=["sample", "mean"], default="sample", help="draw decisions or take their mean")
+    add("--seed", metavar="S", type=natural, default=0, help="of initial states and noise (default: 0)")
 
 
 def _watch(command: Command) -> None:
@@ -182,6 +194,7 @@ def _study(command: Command) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "train": ("Train one run. Started again, it goes on where it stopped.", _train),
     "eval": ("Evaluate a run on fresh episodes.", _eval),
+    "record": ("Record a run's episodes as a dataset for imitation.", _record),
     "watch": ("Film an episode, with the memory's trace beside it.", _watch),
     "list": ("List experiments, tasks, methods or seeds.", _list),
     "bench": ("Time environment, acting and learning per method, on one thread.", _bench),

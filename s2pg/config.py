@@ -35,6 +35,7 @@ from s2pg.hyperparameters import ALGORITHMS, IMITATION, ConfigError, Hparams, Me
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "workflow" / "config" / "schema"
+ANCHORS = {"zero": "random", "one": "oracle"}  # of normalisation, unless an experiment names others
 
 
 # --- what a run is ---------------------------------------------------------------------------------------------------
@@ -118,6 +119,11 @@ class RunId(NamedTuple):
         """The run's folder below `results/`."""
         return f"runs/{self.scale}/{self.experiment}/{self.task}/{self.method}/seed_{self.seed}"
 
+    @property
+    def dataset(self) -> str:
+        """The expert's dataset below `results/`, of the same task and scale; imitation learns from it."""
+        return f"experts/{self.scale}/{self.task}.npz"
+
 
 # --- what an experiment is -------------------------------------------------------------------------------------------
 
@@ -152,7 +158,13 @@ class Experiment:
     path: Path
     sight: Literal["blind", "privileged"] = "blind"  # of methods whose row says blind
     expert_episodes: int | None = None  # of the dataset that imitation learns from
+    anchors: dict[str, str] = field(default_factory=lambda: dict(ANCHORS))  # methods whose scores are 0 and 1
     notes: tuple[str, ...] = ()
+
+    @property
+    def imitates(self) -> bool:
+        """Whether its runs learn from an expert's dataset."""
+        return self.algorithm in IMITATION
 
     def scale(self, name: str) -> Scale:
         """Grid and budget at a scale. Raises ConfigError when the experiment has no such scale."""
@@ -161,8 +173,7 @@ class Experiment:
     def memory(self, method: str) -> MethodConfig:
         """A method's point on the memory axis, with this experiment's sight."""
         row = methods()[method]
-        takes = row.sight == "blind" and row.kind not in ("random", "expert")
-        return dataclasses.replace(row, sight=self.sight) if takes else row
+        return dataclasses.replace(row, sight=self.sight) if row.sight == "blind" and row.learns else row
 
     def options(self, task: str) -> dict[str, Any]:
         """Keyword arguments of a task's environment."""
@@ -219,6 +230,7 @@ def load_experiment(name: str) -> Experiment:
         "claims": tuple(spec["claims"]),
         "notes": tuple(spec.get("notes", ())),
         "task_options": spec.get("task_options", {}),
+        "anchors": ANCHORS | spec.get("anchors", {}),
     }
     return construct(Experiment, {**spec, **rest, "scales": scales, "spec": spec, "path": path})
 
@@ -322,13 +334,17 @@ def workflow_settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]
 def _check_names(spec: Mapping[str, Any], path: Path) -> None:
     """Names in an experiment file exist, and the anchors of normalisation are part of every grid."""
     choose("profile", spec["profile"], profiles(spec["algorithm"]), path)
-    known, used = methods(), set()
+    known, used, anchors = methods(), set(), {}
+    for key, name in (ANCHORS | spec.get("anchors", {})).items():
+        anchors[choose(f"anchors.{key}", name, known, path)] = key
     for name, scale in spec["scales"].items():
         for key, allowed in (("tasks", tasks()), ("methods", known)):
             for value in scale[key]:
                 choose(f"scales.{name}.{key}", value, allowed, path)
-        if missing := {"random", "oracle"} - set(scale["methods"]):
+        if missing := anchors.keys() - set(scale["methods"]):
             raise ConfigError(f"{path}: scales.{name}.methods: the anchors {sorted(missing)} must be part of the grid")
+        if spec["algorithm"] not in IMITATION and (recorded := _recorded(scale["methods"])):
+            raise ConfigError(f"{path}: scales.{name}.methods: {recorded} are for {', '.join(IMITATION)} only")
         used.update(scale["methods"])
     played = {task for scale in spec["scales"].values() for task in scale["tasks"]}
     for claim in spec["claims"]:
@@ -337,6 +353,12 @@ def _check_names(spec: Mapping[str, Any], path: Path) -> None:
         for key in {"experiment_a", "experiment_b"} & claim["rule"].keys():
             choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], list_experiments(), path)
     _check_patterns(f"{path}: task_options", spec.get("task_options", {}), tasks())
+
+
+def _recorded(names: Iterable[str]) -> list[str]:
+    """The methods among `names` that are episodes of an expert."""
+    known = methods()
+    return [name for name in names if known[name].kind == "expert"]
 
 
 def _check_rule(rule: Mapping[str, Any], where: str) -> None:

@@ -21,6 +21,11 @@ class MethodConfig:
     cell: Literal["gru", "lstm", "rnn", "diagonal"]
     sight: Literal["blind", "privileged", "oracle"]  # who reads which observation groups
 
+    @property
+    def learns(self) -> bool:
+        """False for what normalises scores: uniformly random actions, and the expert's recorded episodes."""
+        return self.kind not in ("random", "expert")
+
     def __post_init__(self) -> None:
         if self.decides and (self.kind, self.context) != ("recurrent", 1):
             raise ConfigError(f"memory.decides: true needs kind recurrent and context 1, not {self}")

@@ -121,7 +121,7 @@ def test_without_a_normalised_scale_aggregates_say_why_instead_of_rows_of_nothin
     with pytest.warns(UserWarning, match="left out of normalised"):
         found = stats.statistics(tables, 10)
     table = TABLES["aggregates"](Results(tables, found, stats.wall_clock(tables)))
-    assert table.shown.to_numpy().tolist() == [["4 of 4", setting.NO_SCALE]]
+    assert table.shown.to_numpy().tolist() == [["4 of 4", setting.no_scale({})]]
     assert len(table.data) > 1
 
 

@@ -24,7 +24,7 @@ from workflow.scripts.grid import grid
 ROOT = Path(__file__).resolve().parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", "__pycache__", ".*_cache", ".hypothesis")
 SMOKE = ["--cores", "2", "--config", "scale=smoke"]
-RULES = ["common.smk", "train.smk", "analyse.smk", "study.smk", "report.smk"]
+RULES = ["common.smk", "train.smk", "expert.smk", "analyse.smk", "study.smk", "report.smk"]
 
 
 def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

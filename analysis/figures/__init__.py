@@ -37,8 +37,8 @@ from analysis.figures.common import MODE_LABEL, MODES, Tidy
 class Plot:
     """One figure: what it is called, how it is drawn, what its caption says; `detail` figures are folded away.
 
-    A caption may name {mode}, {other} (evaluation modes) and {counts} (seeds and runs). A figure that does not `apply`
-    to an experiment is drawn with a line that says so, and the report leaves it out.
+    A caption may name {mode}, {other} (evaluation modes), {counts} (seeds and runs), {zero} and {one} (anchors). A
+    figure that does not `apply` to an experiment is drawn with a line that says so, and the report leaves it out.
     """
 
     title: str
@@ -57,7 +57,8 @@ class Plot:
         """The caption with the modes, the run counts and the setting of `data`."""
         mode, other = MODE_LABEL[data.mode], MODE_LABEL[data.other_mode]
         text = self.caption(data) if callable(self.caption) else self.caption
-        return f"{text.format(mode=mode, other=other, counts=data.counts())} {setting.short(data.grid)}."
+        named = {"mode": mode, "other": other, "counts": data.counts(), **setting.ends(data.grid)}
+        return f"{text.format(**named)} {setting.short(data.grid)}."
 
 
 def has_scale(data: Tidy) -> bool:

@@ -8,11 +8,9 @@ from matplotlib.figure import Figure
 from analysis import setting, style
 from analysis.figures.common import Tidy, curve, empty, legend, panels, seconds_axis, steps_axis
 
-NORMALISED = "normalised return\n(random policy 0, oracle 1)"
-
 CAPTION_STEPS = (
     "Interquartile mean over all runs and tasks of the normalised evaluation return ({mode}) against environment "
-    "steps; bands are 95 % stratified bootstrap intervals. On each task 0 is the random policy and 1 the oracle's "
+    "steps; bands are 95 % stratified bootstrap intervals. On each task 0 is the {zero} and 1 the {one}'s "
     "final return; a failed run counts as 0. {counts}"
 )
 CAPTION_SECONDS = (
@@ -33,15 +31,15 @@ def over_seconds(data: Tidy) -> Figure:
 
 def _draw(data: Tidy, statistic: str) -> Figure:
     rows = data.pick(statistic)
-    rows = rows[rows["method"] != "random"]
+    rows = rows[~rows["method"].isin(setting.UNTRAINED)]
     if rows.empty:
-        return empty(setting.NO_SCALE)
+        return empty(setting.no_scale(data.grid))
     fig, (ax,) = panels(1, width=8.2, height=3.9)
     for anchor in (0, 1):
         ax.axhline(anchor, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     for method in style.order_methods(rows["method"])[::-1]:
         curve(ax, rows[rows["method"] == method], method)
-    ax.set_ylabel(NORMALISED)
+    ax.set_ylabel(f"normalised return\n({setting.scale(data.grid)})")
     ax.set_ylim(*_limits(rows["estimate"].to_numpy(float)))
     seconds_axis(ax, list(rows.groupby("method")["x"].max())) if statistic.endswith("seconds") else steps_axis(ax)
     legend(fig, data, rows["method"], beside=True)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from analysis import schema, stats, style
+from analysis import schema, setting, stats, style
 from analysis.load import DATA, read_tables
 
 MODES = ("mean", "sample")
@@ -91,7 +91,7 @@ class Tidy:
     def normalised(self) -> bool:
         """Whether there are normalised scores over all tasks, of methods that were trained."""
         rows = self.pick("iqm", task="all")
-        return bool((rows["method"] != "random").any())
+        return bool((~rows["method"].isin(setting.UNTRAINED)).any())
 
     def counts(self) -> str:
         """One sentence on seeds and on attempted, finished, failed and missing runs."""

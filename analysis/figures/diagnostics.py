@@ -91,7 +91,7 @@ def memory(data: Tidy) -> Figure:
 
 def _draw(data: Tidy, group: str) -> Figure:
     tags = ROWS[setting.algorithm(data.grid)][group]
-    rows = data.scalars[data.scalars["tag"].isin(tags) & (data.scalars["method"] != "random")]
+    rows = data.scalars[data.scalars["tag"].isin(tags) & ~data.scalars["method"].isin(setting.UNTRAINED)]
     rows = rows[np.isfinite(rows["value"].astype(float))]
     tags = {tag: name for tag, name in tags.items() if (rows["tag"] == tag).any()}
     tasks = [task for task in data.tasks if (rows["task"] == task).any()]

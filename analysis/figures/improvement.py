@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import setting, style
 from analysis.figures.common import Tidy, empty, interval, method_axis, panels
 
 PANELS = {"s2pg": "P(S2PG > …)", "none": "P(… > No memory)"}
@@ -20,7 +20,7 @@ CAPTION = (
 def draw(data: Tidy) -> Figure:
     """Left: S2PG against every other method. Right: every method against no memory."""
     rows = data.pick("improvement", task="all")
-    rows = rows[(rows["method"] != "random") & (rows["versus"] != "random")]
+    rows = rows[~(rows["method"].isin(setting.UNTRAINED) | rows["versus"].isin(setting.UNTRAINED))]
     over = rows[rows["method"] == "s2pg"].assign(row=lambda f: f["versus"])
     above = rows[rows["versus"] == "none"].assign(row=lambda f: f["method"])
     shown = [(title, frame) for title, frame in zip(PANELS.values(), (over, above), strict=True) if len(frame)]

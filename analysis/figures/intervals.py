@@ -12,7 +12,7 @@ METRICS = {"iqm": "IQM", "median": "Median", "mean": "Mean", "optimality_gap": "
 
 CAPTION = (
     "Final normalised scores over all tasks ({mode}): interquartile mean, median, mean and optimality gap (mean "
-    "distance below the oracle). The line is the estimate, the bar its 95 % stratified bootstrap interval. A "
+    "distance below the {one}). The line is the estimate, the bar its 95 % stratified bootstrap interval. A "
     "failed run counts as 0. {counts}"
 )
 
@@ -20,10 +20,10 @@ CAPTION = (
 def draw(data: Tidy) -> Figure:
     """One panel per metric, one row per method."""
     rows = {metric: data.pick(metric, task="all") for metric in METRICS}
-    rows = {metric: frame[frame["method"] != "random"] for metric, frame in rows.items()}
+    rows = {metric: frame[~frame["method"].isin(setting.UNTRAINED)] for metric, frame in rows.items()}
     methods = style.order_methods(m for frame in rows.values() for m in frame["method"])
     if not methods:
-        return empty(setting.NO_SCALE)
+        return empty(setting.no_scale(data.grid))
     fig, axes = panels(len(METRICS), across=4, width=2.5, height=0.9 + 0.3 * len(methods))
     for ax, (metric, frame) in zip(axes, rows.items(), strict=True):
         ax.set_title(METRICS[metric] + (" ↓" if metric == "optimality_gap" else " ↑"))
@@ -32,5 +32,5 @@ def draw(data: Tidy) -> Figure:
         method_axis(ax, methods, labels=ax is axes[0])
         ax.margins(x=0.06)
         ax.xaxis.set_major_locator(MaxNLocator(4))
-    fig.supxlabel("normalised final score (random policy 0, oracle 1)", fontsize=9.5)
+    fig.supxlabel(f"normalised final score ({setting.scale(data.grid)})", fontsize=9.5)
     return fig

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import setting, style
 from analysis.figures.common import Tidy, columns, curve, legend, nothing, panels, seconds_axis, steps_axis
 
 CAPTION_STEPS = (
@@ -54,5 +54,5 @@ def _draw(data: Tidy, statistic: str, mode: str) -> Figure:
 def _panel(ax: Axes, rows: pd.DataFrame, in_seconds: bool) -> None:
     ends = rows.groupby("method")["x"].max()
     for method in style.order_methods(rows["method"])[::-1]:
-        curve(ax, rows[rows["method"] == method], method, float(ends.max()) if method == "random" else None)
-    seconds_axis(ax, list(ends.drop("random", errors="ignore"))) if in_seconds else steps_axis(ax)
+        curve(ax, rows[rows["method"] == method], method, float(ends.max()) if method in setting.UNTRAINED else None)
+    seconds_axis(ax, list(ends.drop(list(setting.UNTRAINED), errors="ignore"))) if in_seconds else steps_axis(ax)

@@ -18,13 +18,13 @@ CAPTION = (
 def draw(data: Tidy) -> Figure:
     """One curve per method."""
     rows = data.pick("profile")
-    rows = rows[rows["method"] != "random"]
+    rows = rows[~rows["method"].isin(setting.UNTRAINED)]
     if rows.empty:
-        return empty(setting.NO_SCALE)
+        return empty(setting.no_scale(data.grid))
     fig, (ax,) = panels(1, width=8.2, height=3.9)
     for method in style.order_methods(rows["method"])[::-1]:
         curve(ax, rows[rows["method"] == method], method)
-    ax.set_xlabel("normalised final score τ (random policy 0, oracle 1)")
+    ax.set_xlabel(f"normalised final score τ ({setting.scale(data.grid)})")
     ax.set_ylabel("share of runs with a score above τ")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set_ylim(-0.03, 1.03)

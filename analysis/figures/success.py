@@ -41,7 +41,7 @@ def against_delay(data: Tidy) -> Figure:
     rows = _at_delays(data)
     if rows.empty:
         return empty("No run on a task with a delay has a success rate.")
-    methods, delays = style.order_methods({*rows["method"]} - {stats.RANDOM}), sorted(rows["x"].unique())
+    methods, delays = style.order_methods({*rows["method"]} - {*setting.UNTRAINED}), sorted(rows["x"].unique())
     fig, (ax,) = panels(1, width=6.4, height=3.7)
     for i, method in enumerate(methods):
         shift = 2 ** (STEP * (i - (len(methods) - 1) / 2))

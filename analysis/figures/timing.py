@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis import style
+from analysis import setting, style
 from analysis.figures.common import Tidy, columns, method_axis, nothing, panels
 
 PARTS = {"environment": ("#BBBBBB", ""), "acting": ("#6699CC", "////"), "learning": ("#EE8866", "")}
@@ -22,7 +22,7 @@ CAPTION = (
 
 def draw(data: Tidy) -> Figure:
     """One panel per task, one stacked bar per method, its sum and its environment steps per second at its end."""
-    rows = data.wall_clock[data.wall_clock["method"] != "random"].dropna(subset=["training"])
+    rows = data.wall_clock[~data.wall_clock["method"].isin(setting.UNTRAINED)].dropna(subset=["training"])
     methods = style.order_methods(rows["method"])
     fig, axes = panels(len(data.tasks), height=1.0 + 0.3 * max(len(methods), 2), width=3.7)
     for i, (ax, task) in enumerate(zip(axes, data.tasks, strict=False)):

@@ -55,8 +55,10 @@ def aggregates(results: Results) -> Table:
     data = results.pick(["iqm", "median", "mean", "optimality_gap"], schema.SCORES)
     shown = _spread(data, ["score", "mode", "method"], ["statistic"], "z.3f")
     if data["estimate"].isna().all():
-        shown = _none(results, setting.NO_SCALE)
-    return Table("Normalised scores (random policy 0, oracle 1) over all tasks, 95 % interval.", data, shown)
+        shown = _none(results, setting.no_scale(results.tables.grid))
+    return Table(
+        f"Normalised scores ({setting.scale(results.tables.grid)}) over all tasks, 95 % interval.", data, shown
+    )
 
 
 def improvement(results: Results) -> Table:
@@ -93,8 +95,8 @@ def wall_clock(results: Results) -> Table:
 
 def time_to_reach(results: Results) -> Table:
     """How long a run trains until its return first reaches half of the normalised scale; never counts as infinite."""
-    found = stats.reaching(results.tables, REACHED)
-    runs = results.tables.runs[results.tables.runs["method"] != stats.RANDOM]
+    found, ends = stats.reaching(results.tables, REACHED), setting.ends(results.tables.grid)
+    runs = results.tables.runs[~results.tables.runs["method"].isin(setting.UNTRAINED)]
     rows = []
     for (task, method), group in runs.groupby(["task", "method"], sort=False):
         mine = found[(found["task"] == task) & (found["method"] == method) & found["threshold"].notna()]
@@ -113,9 +115,9 @@ def time_to_reach(results: Results) -> Table:
     shown["training seconds"], shown["environment steps"] = data["seconds_runs"], data["step_runs"]
     shown["runs"] = [_runs(row) for row in data.to_dict("records")]
     caption = (
-        f"Training until the return of an evaluation first reaches {REACHED:.0%} of the way from the random policy to "
-        f"the oracle ({results.tables.mode} mode): median over runs (soonest to latest). A run that never gets there, "
-        "or fails before, counts as never. Time of evaluation is not counted."
+        f"Training until the return of an evaluation first reaches {REACHED:.0%} of the way from the {ends['zero']} to "
+        f"the {ends['one']} ({results.tables.mode} mode): median over runs (soonest to latest). A run that never gets "
+        "there, or fails before, counts as never. Time of evaluation is not counted."
     )
     return Table(caption, data.drop(columns=["seconds_runs", "step_runs"]), shown)
 

@@ -84,9 +84,9 @@ def need(config: RunConfig, runs: int, results: Path) -> Need:
     else:
         with TemporaryDirectory() as folder:
             trial = trial_of(config)
-            loop.train(trial, build, Path(folder), progress=False)
+            loop.train(trial, build, Path(folder), progress=False, dataset=results / config.id.dataset)
             source, found = f"trial, {trial.epochs} x {trial.steps_per_epoch} steps", measured([Path(folder)])
-    epochs = 0 if config.memory.kind == "random" else config.epochs
+    epochs = config.epochs if config.memory.learns else 0
     steps = 2 * (epochs + 1) * config.eval_episodes * episode_length(config, found)
     rows = 2 * (epochs + 1) * config.eval_episodes
     return Need(
@@ -104,7 +104,7 @@ def need(config: RunConfig, runs: int, results: Path) -> Need:
 
 def replay_bytes(config: RunConfig) -> float:
     """Of the slots that the run fills; 0 for PPO."""
-    if isinstance(config.hparams, PPOConfig) or config.memory.kind == "random":
+    if isinstance(config.hparams, PPOConfig) or not config.memory.learns:
         return 0.0
     algorithm = build(config, worlds.spec(config.task, config.task_options)).algorithm
     assert isinstance(algorithm, OffPolicy)

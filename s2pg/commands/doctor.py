@@ -167,8 +167,8 @@ def training() -> Finding:
     from s2pg.build import build
     from s2pg.training import loop
 
-    experiment = list_experiments()[0]
-    config = resolve(experiment, load_experiment(experiment).scale("smoke").tasks[0], "s2pg", 0, "smoke")
+    experiment = next(e for e in map(load_experiment, list_experiments()) if "s2pg" in e.methods and not e.imitates)
+    config = resolve(experiment.name, experiment.scale("smoke").tasks[0], "s2pg", 0, "smoke")
     with TemporaryDirectory() as folder:
         done = loop.train(config, build, Path(folder), progress=False)
     text = f"{done['status']}: {done['steps']} steps of {config.task} in {done['seconds']:.1f} s"

@@ -50,7 +50,7 @@ def _experiment(experiment: Experiment, scales: list[str]) -> str:
     for name in scales:
         scale = experiment.scale(name)
         runs, steps = experiment.runs(name), scale.epochs * scale.steps_per_epoch
-        learning = sum(methods()[run.method].kind != "random" for run in runs)
+        learning = sum(methods()[run.method].learns for run in runs)
         counts = (len(scale.tasks), len(scale.methods), scale.seeds, len(runs))
         grid.append([name, *counts, f"{steps:,}", f"{steps * learning:,}"])
     headers = ["scale", "tasks", "methods", "seeds", "runs", "steps per run", "steps in all"]
@@ -91,6 +91,8 @@ def _methods(experiments: list[Experiment], args: Namespace) -> str:
 def _method(method: MethodConfig) -> list[str]:
     if method.kind == "random":
         return ["none; uniformly random actions", *"-----"]
+    if method.kind == "expert":
+        return ["none; the dataset's episodes", *"-----"]
     memory = {"window": f"last {method.context} observations", "recurrent": method.cell.upper()}.get(
         method.kind, "none"
     )

@@ -36,6 +36,8 @@ def open_run(folder: str | Path) -> Opened:
     if not (folder / "config.yaml").exists():
         raise RunError(f"{folder}: not the folder of a run (no config.yaml there); `s2pg train` makes one")
     config = RunConfig.load(folder / "config.yaml")
+    if config.memory.kind == "expert":
+        raise RunError(f"{folder}: holds the recorded episodes of an expert; open the run that they were recorded from")
     if not torch.cuda.is_available():
         config = replace(config, device="cpu")
     agent = build(config, spec(config.task, config.task_options))

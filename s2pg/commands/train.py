@@ -9,6 +9,7 @@ import torch
 
 from s2pg.build import build, spec
 from s2pg.config import ConfigError, RunConfig, parse_overrides, resolve
+from s2pg.hyperparameters import IMITATION
 from s2pg.kernels import keep_freed_memory
 from s2pg.training import loop
 
@@ -19,12 +20,19 @@ def run(args: Namespace) -> int:
     keep_freed_memory()
     config = configuration(args)
     out = Path(args.out or Path("results", config.id.folder))
-    done = loop.train(config, build, out, progress=not args.quiet)
+    done = loop.train(config, build, out, progress=not args.quiet, dataset=dataset(args, config))
     if done["status"] == "failed":
         print(f"failed: {done['reason']} ({out})")
     elif not args.quiet:
         print(f"{done['status']}: {done['steps']} steps in {done['seconds']:.1f} s ({out})")
     return 0
+
+
+def dataset(args: Namespace, config: RunConfig) -> Path:
+    """The expert's dataset: as given, or the workflow's of the same task and scale."""
+    if args.dataset and config.expert_episodes is None:
+        raise ConfigError(f"--dataset: {config.algorithm} learns from no expert; allowed with {', '.join(IMITATION)}")
+    return Path(args.dataset or Path("results", config.id.dataset))
 
 
 def configuration(args: Namespace) -> RunConfig:

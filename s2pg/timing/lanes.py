@@ -65,7 +65,7 @@ class Yardstick(NamedTuple):
 
 def learning_methods(algorithm: str) -> list[str]:
     """All methods that the algorithm can learn with."""
-    known = {name: method for name, method in methods().items() if method.kind != "random"}
+    known = {name: method for name, method in methods().items() if method.learns}
     return [name for name, method in known.items() if algorithm == "ppo" or method.context is not None]
 
 

@@ -15,9 +15,9 @@ from s2pg.data.normaliser import Normaliser
 
 @dataclass
 class Agent:
-    """A policy and, unless it is the random anchor, what trains it."""
+    """A policy and, unless it is the random anchor, what trains it. Where episodes were recorded, nobody acts."""
 
-    policy: Any  # Policy, UniformPolicy, or what acts like one
+    policy: Any  # Policy, UniformPolicy, what acts like one; None: an expert's recorded episodes
     critic: Critic | None
     algorithm: PPO | OffPolicy | None
     sight: tuple[str, str]  # observation keys that (policy, critic) read

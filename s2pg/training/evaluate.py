@@ -20,6 +20,7 @@ class Episode(NamedTuple):
     length: int
     seed: int
     success: bool | None = None  # `info["success"]` of its last step; None where the task does not say
+    terminated: bool = False  # by the task, e.g. after a fall; False: it lasted until it was truncated
 
 
 @torch.inference_mode()
@@ -39,6 +40,7 @@ def evaluate(
     start, z = torch.ones(n, dtype=torch.bool, device=agent.device), agent.policy.memory.initial(n)
     returns, lengths, alive = np.zeros(n), np.zeros(n, dtype=int), np.arange(n)
     success: list[bool | None] = [None] * n
+    fallen = np.zeros(n, dtype=bool)
     while len(alive):
         seen = agent.normalisers[key](torch.from_numpy(obs).to(agent.device))
         u, z = agent.policy.act(seen, start, z, mode, generator)
@@ -46,14 +48,20 @@ def evaluate(
         returns[alive] += [step[1] for step in steps]
         lengths[alive] += 1
         for i, step in zip(alive, steps, strict=True):
-            success[i] = step[4].get("success")
+            success[i], fallen[i] = step[4].get("success"), step[2]
         go = np.array([not (step[2] or step[3]) for step in steps])
         obs = np.stack([step[0][key] for step in steps])
         if not go.all():
             alive, obs, z = alive[go], obs[go], z[torch.from_numpy(go)]
         start = torch.zeros(len(alive), dtype=torch.bool, device=agent.device)
-    columns = zip(returns, lengths, seeds, success, strict=True)
-    return [Episode(float(r), int(n), int(seed), None if won is None else bool(won)) for r, n, seed, won in columns]
+    won = [None if one is None else bool(one) for one in success]
+    columns = zip(returns.tolist(), lengths.tolist(), map(int, seeds), won, fallen.tolist(), strict=True)
+    return [Episode(*column) for column in columns]
+
+
+def survival(episodes: Sequence[Episode]) -> float:
+    """Share of the episodes that lasted until they were truncated."""
+    return float(np.mean([not episode.terminated for episode in episodes]))
 
 
 def success_rate(episodes: Sequence[Episode]) -> float | None:

@@ -18,6 +18,7 @@ EPISODES = {
     "length": "int64",
     "seed": "int64",
     "success": "boolean",  # empty where the task does not say
+    "terminated": "boolean",  # empty in episodes from before it was written
 }
 TIMING = dict.fromkeys(("environment", "acting", "learning", "evaluation", "wall"), "float64") | {"step": "int64"}
 PROBE = {"group": "str", "features": "str", "r2": "float64", "dimensions": "int64", "steps": "int64"}

@@ -19,36 +19,45 @@ from tqdm import tqdm
 
 from s2pg.algorithms.finite import Diverged
 from s2pg.config import RunConfig
+from s2pg.data.dataset import Dataset, DatasetError, load
+from s2pg.data.demonstrations import check_widths
 from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
-from s2pg.training.evaluate import evaluate, success_rate
+from s2pg.training.evaluate import Episode, evaluate, success_rate, survival
 from s2pg.training.log import PROBE, Log, close, text_log
 from s2pg.training.probe import EPISODES, probe
 from s2pg.training.provenance import provenance
+from s2pg.training.record import recorded
 from s2pg.training.worlds import derive
 from s2pg.types import Mode
 
 MODES: tuple[Mode, ...] = ("sample", "mean")
 
 
-def train(
-    config: RunConfig, build: Callable[[RunConfig, worlds.Spec], Agent], out: Path, progress: bool = True
-) -> dict:
+Build = Callable[[RunConfig, worlds.Spec, Dataset | None], Agent]
+
+
+def train(config: RunConfig, build: Build, out: Path, progress: bool = True, dataset: Path | None = None) -> dict:
     """Train one run into the folder `out` and return the content of its `done.json`.
 
     A finished run is left alone, an interrupted one is resumed from its checkpoint, and a folder that holds a run with
-    another configuration is moved aside to `<out>.archived-<k>`.
+    another configuration, or of imitation of another dataset, is moved aside to `<out>.archived-<k>`.
+
+    Args:
+        dataset: the expert's episodes, for imitation; `expert.json` in the folder is its card.
 
     Raises:
         RunError: the folder's checkpoint is damaged, or a file cannot be written.
+        DatasetError: the dataset cannot be used; the folder is left as it was.
     """
+    expert = _expert(config, dataset)
     with checkpoint.only_one(out, lambda: _say(f"{out}: another process trains this run; waiting for it to end")):
-        _claim(config, out)
+        _claim(config, out, expert)
         if (out / "done.json").exists():
             _say(f"{out}: already finished")
             return checkpoint.read_json(out / "done.json")
-        run = Run(config, build, out)
+        run = Run(config, build, out, expert)
         try:
             done = run.to_the_end(progress)
         finally:
@@ -60,9 +69,9 @@ def train(
 class Run:
     """One run in its folder, from its checkpoint (or from nothing) to its end."""
 
-    def __init__(self, config: RunConfig, build: Callable[[RunConfig, worlds.Spec], Agent], out: Path) -> None:
-        self.config, self.out = config, out
-        self.agent = build(config, worlds.spec(config.task, config.task_options))
+    def __init__(self, config: RunConfig, build: Build, out: Path, expert: Dataset | None = None) -> None:
+        self.config, self.out, self.expert = config, out, expert
+        self.agent = build(config, worlds.spec(config.task, config.task_options), expert)
         path = out / "checkpoint.pt"
         state = checkpoint.load(path, self.agent.device) if path.exists() else {}
         if state:
@@ -82,7 +91,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs to train: none for the random anchor, which is only evaluated."""
+        """Epochs to train: none for the anchors that do not learn, which are only evaluated."""
         return 0 if self.agent.algorithm is None else self.config.epochs
 
     def to_the_end(self, progress: bool) -> dict[str, Any]:
@@ -154,20 +163,29 @@ class Run:
         return {"train/return": float(returns), "train/length": float(lengths)}
 
     def _evaluate(self) -> dict[str, float]:
-        metrics, seed = {}, self.config.seed
-        seeds = [derive(seed, "evaluation", episode) for episode in range(self.config.eval_episodes)]
+        metrics, falls = {}, worlds.can_fall(self.config.task)
         for mode in MODES:
-            episodes = evaluate(self.agent, self.eval_envs, seeds, mode, derive(seed, "evaluation noise", self.epoch))
+            episodes = self._episodes(mode)
             metrics[f"eval/return/{mode}"] = float(np.mean([e.ret for e in episodes]))
             metrics[f"eval/length/{mode}"] = float(np.mean([e.length for e in episodes]))
             if (rate := success_rate(episodes)) is not None:
                 metrics[f"eval/success/{mode}"] = rate
+            if falls:
+                metrics[f"eval/survival/{mode}"] = survival(episodes)
             when = {"step": self.step, "mode": mode}
             self.log.rows["episodes"] += [
-                {**when, "episode": i, "return": e.ret, "length": e.length, "seed": e.seed, "success": e.success}
+                {**when, "episode": i, "return": e.ret} | {k: v for k, v in e._asdict().items() if k != "ret"}
                 for i, e in enumerate(episodes)
             ]
         return metrics
+
+    def _episodes(self, mode: Mode) -> list[Episode]:
+        """Of the policy in its own environments; an expert's are those that were recorded, in both modes."""
+        seed = self.config.seed
+        if self.agent.policy is None:
+            return recorded(self.expert)
+        seeds = [derive(seed, "evaluation", episode) for episode in range(self.config.eval_episodes)]
+        return evaluate(self.agent, self.eval_envs, seeds, mode, derive(seed, "evaluation noise", self.epoch))
 
     def _probe(self) -> None:
         """Write `probe.parquet`, what the final memory knows of what is hidden."""
@@ -194,17 +212,39 @@ class Run:
         return Collector(envs, agent.policy, agent.critic, agent.sight, agent.normalisers, agent.device)
 
 
-def _claim(config: RunConfig, out: Path) -> None:
-    """Make the folder this run's own: resume what is there, or move another configuration's run aside."""
+def _expert(config: RunConfig, path: Path | None) -> Dataset | None:
+    """The episodes that a run of imitation learns from, recorded in its task. Nothing is written."""
+    if config.expert_episodes is None:
+        return None
+    if path is None:
+        raise DatasetError(f"{config.algorithm} learns from an expert's dataset, and none was given")
+    dataset = load(path, config.expert_episodes)
+    if (task := dataset.card.get("task", config.task)) != config.task:
+        raise DatasetError(f"{path}: was recorded in {task}, not in {config.task}; record an expert in this task")
+    check_widths(dataset, worlds.spec(config.task, config.task_options))
+    return dataset
+
+
+def _claim(config: RunConfig, out: Path, expert: Dataset | None) -> None:
+    """Make the folder this run's own: resume what is there, or move aside what has another configuration or expert."""
     path, text, facts = out / "config.yaml", config.to_yaml(), provenance()
-    if path.exists() and path.read_text() == text:
+    if path.exists() and path.read_text() == text and _same_expert(out / "expert.json", expert):
         if not (out / "done.json").exists():
             _resume(out / "provenance.json", facts)
         return
-    if any(item.name not in {".lock", "provenance.json"} for item in out.iterdir()):
-        _say(f"{out}: holds a run with another configuration, moved to {checkpoint.archive(out)}")
+    if any(item.name not in {".lock", "provenance.json", "expert.json"} for item in out.iterdir()):
+        _say(f"{out}: holds a run with another configuration or expert, moved to {checkpoint.archive(out)}")
     checkpoint.write_json(out / "provenance.json", facts)
+    if expert is not None:
+        checkpoint.write_json(out / "expert.json", expert.card)
     checkpoint.write(path, lambda p: p.write_text(text))
+
+
+def _same_expert(card: Path, expert: Dataset | None) -> bool:
+    """Whether the run that left this card learns from this dataset."""
+    if expert is None or not card.exists():
+        return (expert is None) != card.exists()
+    return checkpoint.read_json(card)["checksum"] == expert.card["checksum"]
 
 
 def _resume(path: Path, facts: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ class Spec(NamedTuple):
     widths: dict[str, Width]  # by observation key ("obs", "state")
     low: np.ndarray  # [A] action range
     high: np.ndarray
+    visible: np.ndarray = np.arange(0)  # [O] columns of `state` that `obs` holds, in order
+    blank: bool = False  # does the task show zeros in place of the previous action
 
     @property
     def actions(self) -> int:
@@ -45,9 +47,16 @@ def spec(task: str, options: dict[str, Any] | None = None) -> Spec:
     for key, groups in env.unwrapped.layout.items():
         previous = groups["previous_action"]
         widths[key] = Width(previous.start, previous.stop - previous.start)
-    space = env.action_space
+    view, space = env.unwrapped, env.action_space
     env.close()
-    return Spec(widths, space.low, space.high)
+    return Spec(widths, space.low, space.high, view.visible, view.blank_previous_action)
+
+
+def can_fall(task: str) -> bool:
+    """Whether an episode can be terminated before the horizon at which it is truncated."""
+    from envs.tasks import task as lookup
+
+    return lookup(task).falls
 
 
 def derive(seed: int, *path: str | int) -> int:

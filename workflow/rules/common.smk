@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from s2pg.config import list_experiments, list_studies, load_experiment, resolve, workflow_settings
+from s2pg.config import ConfigError, RunId, list_experiments, list_studies, load_experiment, resolve, workflow_settings
 from s2pg.study import load_study
 
 BOOLEANS = {"true": True, "false": False}  # Snakemake itself reads `True` and `False` only
@@ -24,6 +24,7 @@ FIGURES = """success_against_delay success_rates sample_efficiency time_efficien
 TABLES = """returns success_rate longest_delay aggregates improvement wall_clock time_to_reach accounting memory_probe
     claims""".split()
 STUDY_SOURCES = [f"analysis/{name}.py" for name in ("style", "claims", "figures/common", "figures/timing")]
+EXPERTS = ["expert", "ppo_small"]  # imitation learns from the oracle of the first that has its task at its scale
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
@@ -33,6 +34,21 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 def done(experiment: str, scale: str) -> list[str]:
     """The `done.json` of every run of an experiment at a scale."""
     return [f"<results>/{run.folder}/done.json" for run in EXPERIMENTS[experiment].runs(scale)]
+
+
+def dataset(experiment: str, task: str, scale: str) -> list[str]:
+    """The expert's episodes that a run learns from; none but for imitation."""
+    file = f"<results>/{RunId(experiment, scale, task, 'oracle', 0).dataset}"
+    return [file] if EXPERIMENTS[experiment].imitates else []
+
+
+def expert(task: str, scale: str) -> str:
+    """The `done.json` of the run that is recorded as the expert of a task."""
+    having = [name for name in EXPERTS if task in EXPERIMENTS[name].scale(scale).tasks]
+    if not having:
+        known = sorted({task for name in EXPERTS for task in EXPERIMENTS[name].scale(scale).tasks})
+        raise ConfigError(f"{task}: no expert at scale {scale}; allowed: {', '.join(known)} (see experiments/expert.yaml)")
+    return f"<results>/{RunId(having[0], scale, task, 'oracle', 0).folder}/done.json"
 
 
 def ended(experiment: str, scale: str) -> str:
