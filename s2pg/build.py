@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from s2pg.algorithms.offpolicy import OffPolicy
 from s2pg.algorithms.ppo import PPO
 from s2pg.algorithms.sac import SAC
 from s2pg.algorithms.td3 import TD3
@@ -15,7 +16,10 @@ from s2pg.config import RunConfig
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
 from s2pg.data.replay import Replay
-from s2pg.hyperparameters import ConfigError, Hparams, MethodConfig, PPOConfig, SACConfig
+from s2pg.hyperparameters import BCConfig, ConfigError, Hparams, LSIQConfig, MethodConfig, PPOConfig, SACConfig
+from s2pg.imitation.bc import BC
+from s2pg.imitation.lsiq import LSIQ
+from s2pg.imitation.retrace import observed
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS
 from s2pg.policy import Clamp, Policy, Shape, Tanh, UniformPolicy
@@ -27,11 +31,14 @@ from s2pg.types import Width
 SIGHTS = {"blind": ("obs", "obs"), "privileged": ("obs", "state"), "oracle": ("state", "state")}
 
 
-def build(config: RunConfig, spec: Spec) -> Agent:
-    """The agent of a run, its weights drawn from the run's seed; torch's global generator is left as it was."""
+def build(config: RunConfig, spec: Spec, expert: Replay | None = None) -> Agent:
+    """The agent of a run, its weights drawn from the run's seed; torch's global generator is left as it was.
+
+    `expert` are the episodes to imitate, as the environment hands out observations; of lsiq and bc only.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        return _build(config, spec)
+        return _build(config, spec, expert)
 
 
 def spec(task: str, options: dict[str, Any]) -> Spec:
@@ -75,7 +82,7 @@ def critic_memory(width: Width, method: MethodConfig, hparams: Hparams) -> Memor
     return memory(width, method, hparams, hparams.value_gain)
 
 
-def _build(config: RunConfig, spec: Spec) -> Agent:
+def _build(config: RunConfig, spec: Spec, expert: Replay | None) -> Agent:
     method, hp, where = config.memory, config.hparams, device(config.device)
     sight = SIGHTS[method.sight]
     widths = _widths(spec, sight, hp)
@@ -86,14 +93,22 @@ def _build(config: RunConfig, spec: Spec) -> Agent:
     seen = memory(widths[sight[0]], method, hp, hp.policy_gain)
     policy = _policy(seen, box, hp).to(where)
     critic = _critic(critic_memory(widths[sight[1]], method, hp), method, hp, policy, widths[sight[1]]).to(where)
-    if isinstance(hp, PPOConfig):
-        return Agent(policy, critic, PPO(policy, critic, hp, sight, method.loss_on), sight, normalisers, where)
-    stored = {key: width.total for key, width in widths.items()}
-    slots = hp.replay // hp.num_envs * hp.num_envs
-    replay = Replay(slots, hp.num_envs, stored, 0 if seen.recalls else seen.size, len(box.low), where)
-    if isinstance(hp, SACConfig):
-        return Agent(policy, critic, SAC(policy, critic, replay, hp, sight, method.loss_on), sight, normalisers, where)
-    algorithm = TD3(policy, critic, replay, hp, sight, method.loss_on, box.half)
+    algorithm: PPO | OffPolicy
+    how = sight, method.loss_on
+    if isinstance(hp, BCConfig):
+        algorithm = BC(policy, critic, observed(expert, normalisers), hp, *how)
+    elif isinstance(hp, PPOConfig):
+        algorithm = PPO(policy, critic, hp, *how)
+    else:
+        stored = {key: width.total for key, width in widths.items()}
+        slots = hp.replay // hp.num_envs * hp.num_envs
+        replay = Replay(slots, hp.num_envs, stored, 0 if seen.recalls else seen.size, len(box.low), where)
+        if isinstance(hp, LSIQConfig):
+            algorithm = LSIQ(policy, critic, replay, observed(expert, normalisers), hp, *how)
+        elif isinstance(hp, SACConfig):
+            algorithm = SAC(policy, critic, replay, hp, *how)
+        else:
+            algorithm = TD3(policy, critic, replay, hp, *how, box.half)
     return Agent(policy, critic, algorithm, sight, normalisers, where)
 
 
@@ -133,14 +148,15 @@ def _policy(memory: Memory, box: Box, hp: Hparams) -> Policy:
 
 
 def _critic(memory: Memory, method: MethodConfig, hp: Hparams, policy: Policy, width: Width) -> Critic:
-    """V for PPO; twin Q for SAC and TD3, S2PG's with the reference's encoders where `value_encoder` names them."""
+    """V for PPO; Q for the others, S2PG's with the reference's encoders where `value_encoder` names them."""
     head = list(hp.value_head)
     if isinstance(hp, PPOConfig):
         return Critic(memory, head, hp.value_gain)
     actions, z = policy.actions, policy.memory.decided
     encoder = list(hp.value_encoder) if method.decides else []
     columns = encoder_columns(width, actions, z) if encoder else None
-    return Critic(memory, head, hp.value_gain, actions + z, 2, hp.value_output_gain, encoder, columns)
+    ensemble = getattr(hp, "critics", 2)
+    return Critic(memory, head, hp.value_gain, actions + z, ensemble, hp.value_output_gain, encoder, columns)
 
 
 def encoder_columns(width: Width, actions: int, z: int) -> list[list[slice]]:
