@@ -245,7 +245,9 @@ def test_hyperparameters_that_an_algorithm_cannot_use_are_an_error(wrong: dict, 
 
 
 def test_whole_episodes_are_for_ppo() -> None:
-    with pytest.raises(ConfigError, match=r"memory.context: null \(whole episodes\) is for ppo; sac needs a number"):
+    with pytest.raises(
+        ConfigError, match=r"memory.context: null \(whole episodes\) is for ppo, gail, bc; sac needs a number"
+    ):
         replace(sac("bptt32_all"), memory=methods()["bptt_full"])
 
 

@@ -117,3 +117,14 @@ class BC(PPO):
             loss = loss + surrogate(log_ratio[:, 1], part.advantage, self.hparams.clip)
             value = (self.critic(part.critic_view) - part.target).square().mean()
         return Terms(loss, value, log_ratio, decision)
+
+    def state_dict(self, resumable: bool = True) -> dict:
+        """As `PPO.state_dict`, and the memory of the expert's steps if learning is to go on."""
+        state = {"ppo": super().state_dict(resumable)}
+        return state | ({"expert_z": self.expert.z} if resumable else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state["ppo"])
+        if "expert_z" in state:
+            self.expert.z = state["expert_z"].to(self.expert.z, copy=True)
