@@ -8,15 +8,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from s2pg.algorithms.offpolicy import OffPolicy
 from s2pg.algorithms.ppo import PPO
 from s2pg.algorithms.sac import SAC
 from s2pg.algorithms.td3 import TD3
 from s2pg.config import RunConfig
 from s2pg.critic import Critic
 from s2pg.data.dataset import Dataset
+from s2pg.data.demonstrations import demonstrations
 from s2pg.data.normaliser import Normaliser
 from s2pg.data.replay import Replay
-from s2pg.hyperparameters import ConfigError, Hparams, MethodConfig, PPOConfig, SACConfig
+from s2pg.hyperparameters import (
+    BCConfig,
+    ConfigError,
+    GAILConfig,
+    Hparams,
+    MethodConfig,
+    OffPolicyConfig,
+    PPOConfig,
+    SACConfig,
+)
+from s2pg.imitation.bc import BC
+from s2pg.imitation.gail import GAIL
+from s2pg.imitation.lsiq import LSIQ
+from s2pg.imitation.retrace import observed
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS
 from s2pg.policy import Clamp, Policy, Shape, Tanh, UniformPolicy
@@ -92,15 +107,41 @@ def _build(config: RunConfig, spec: Spec, expert: Dataset | None) -> Agent:
     seen = memory(widths[sight[0]], method, hp, hp.policy_gain)
     policy = _policy(seen, box, hp).to(where)
     critic = _critic(critic_memory(widths[sight[1]], method, hp), method, hp, policy, widths[sight[1]]).to(where)
+    agent = Agent(policy, critic, None, sight, normalisers, where)
+    if config.expert_episodes is None:
+        agent.algorithm = _learner(agent, method.loss_on, hp, box)
+    elif expert is not None:
+        agent.algorithm = _imitator(agent, method.loss_on, hp, box, demonstrations(expert, spec, device=where))
+    return agent
+
+
+def _learner(agent: Agent, loss_on: str, hp: Hparams, box: Box) -> PPO | OffPolicy:
+    """What learns from rewards."""
+    how = agent.policy, agent.critic
     if isinstance(hp, PPOConfig):
-        return Agent(policy, critic, PPO(policy, critic, hp, sight, method.loss_on), sight, normalisers, where)
-    stored = {key: width.total for key, width in widths.items()}
-    slots = hp.replay // hp.num_envs * hp.num_envs
-    replay = Replay(slots, hp.num_envs, stored, 0 if seen.recalls else seen.size, len(box.low), where)
+        return PPO(*how, hp, agent.sight, loss_on)
+    replay = _replay(agent, hp)
     if isinstance(hp, SACConfig):
-        return Agent(policy, critic, SAC(policy, critic, replay, hp, sight, method.loss_on), sight, normalisers, where)
-    algorithm = TD3(policy, critic, replay, hp, sight, method.loss_on, box.half)
-    return Agent(policy, critic, algorithm, sight, normalisers, where)
+        return SAC(*how, replay, hp, agent.sight, loss_on)
+    return TD3(*how, replay, hp, agent.sight, loss_on, box.half)
+
+
+def _imitator(agent: Agent, loss_on: str, hp: Hparams, box: Box, expert: Replay) -> GAIL | BC | LSIQ:
+    """What learns from an expert's episodes; LS-IQ and cloning read them as the networks do, GAIL by itself."""
+    how = agent.policy, agent.critic
+    if isinstance(hp, GAILConfig):
+        ppo = PPO(*how, hp, agent.sight, loss_on)
+        return GAIL(ppo, hp, expert, agent.normalisers[agent.sight[1]], Clamp(*box))
+    if isinstance(hp, BCConfig):
+        return BC(*how, observed(expert, agent.normalisers), hp, agent.sight, loss_on)
+    return LSIQ(*how, _replay(agent, hp), observed(expert, agent.normalisers), hp, agent.sight, loss_on)
+
+
+def _replay(agent: Agent, hp: OffPolicyConfig) -> Replay:
+    """Room for `hp.replay` steps, with the memory where a context does not tell it."""
+    memory, widths = agent.policy.memory, {key: norm.width.total for key, norm in agent.normalisers.items()}
+    slots = hp.replay // hp.num_envs * hp.num_envs
+    return Replay(slots, hp.num_envs, widths, 0 if memory.recalls else memory.size, agent.policy.actions, agent.device)
 
 
 class Box(NamedTuple):
@@ -139,14 +180,15 @@ def _policy(memory: Memory, box: Box, hp: Hparams) -> Policy:
 
 
 def _critic(memory: Memory, method: MethodConfig, hp: Hparams, policy: Policy, width: Width) -> Critic:
-    """V for PPO; twin Q for SAC and TD3, S2PG's with the reference's encoders where `value_encoder` names them."""
+    """V for PPO; Q for the others, S2PG's with the reference's encoders where `value_encoder` names them."""
     head = list(hp.value_head)
     if isinstance(hp, PPOConfig):
         return Critic(memory, head, hp.value_gain)
     actions, z = policy.actions, policy.memory.decided
     encoder = list(hp.value_encoder) if method.decides else []
     columns = encoder_columns(width, actions, z) if encoder else None
-    return Critic(memory, head, hp.value_gain, actions + z, 2, hp.value_output_gain, encoder, columns)
+    ensemble = getattr(hp, "critics", 2)
+    return Critic(memory, head, hp.value_gain, actions + z, ensemble, hp.value_output_gain, encoder, columns)
 
 
 def encoder_columns(width: Width, actions: int, z: int) -> list[list[slice]]:

@@ -139,7 +139,7 @@ def _bench(command: Command) -> None:
     add = command.add_argument
     add("--task", metavar="T", default="HalfCheetahV", help="default: HalfCheetahV")
     add("--methods", metavar="M", nargs="+", help="default: those of the paper's experiment")
-    add("--algorithm", choices=["ppo", "sac", "td3"], default="ppo", help="default: ppo")
+    add("--algorithm", choices=["ppo", "sac", "td3", "gail", "lsiq"], default="ppo", help="default: ppo")
     sights = (
         "who reads what; privileged: the critic sees all, bodies are drawn (default: blind for ppo, else privileged)"
     )

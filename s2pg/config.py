@@ -31,7 +31,7 @@ import referencing
 import referencing.jsonschema
 import yaml
 
-from s2pg.hyperparameters import ALGORITHMS, IMITATION, ConfigError, Hparams, MethodConfig, check_multiple
+from s2pg.hyperparameters import ALGORITHMS, IMITATION, ConfigError, Hparams, MethodConfig, PPOConfig, check_multiple
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "workflow" / "config" / "schema"
@@ -67,9 +67,11 @@ class RunConfig:
             raise ConfigError(f"expert_episodes: a number for {only}, null for others, not {self.expert_episodes}")
         check_multiple("hparams.rollout", self.hparams.rollout, "hparams.num_envs", self.hparams.num_envs)
         check_multiple("steps_per_epoch", self.steps_per_epoch, "hparams.rollout", self.hparams.rollout)
-        if self.memory.context is None and self.algorithm != "ppo":
-            raise ConfigError(f"memory.context: null (whole episodes) is for ppo; {self.algorithm} needs a number")
-        if (self.memory.kind, self.memory.loss_on) == ("window", "all") and self.algorithm != "ppo":
+        on_policy = isinstance(self.hparams, PPOConfig)
+        if self.memory.context is None and not on_policy:
+            on = "ppo, gail, bc"
+            raise ConfigError(f"memory.context: null (whole episodes) is for {on}; {self.algorithm} needs a number")
+        if (self.memory.kind, self.memory.loss_on) == ("window", "all") and not on_policy:
             raise ConfigError(f"memory.loss_on: all is not for kind window with {self.algorithm}; allowed: last")
 
     @property

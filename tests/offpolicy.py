@@ -130,7 +130,7 @@ def learned(agent: Agent, updates: int = 1, seed: int = 0) -> dict[str, Tensor]:
     algorithm, generator = agent.algorithm, seeded(seed)
     for _ in range(updates):
         algorithm.learned += 1
-        logs = algorithm.learn(algorithm.sampler(generator), generator)
+        logs = algorithm.learn(algorithm.sample(generator), generator)
     return logs
 
 

@@ -41,7 +41,8 @@ SCALES = ["smoke", "demo", "lite", "paper"]
 SOURCE = re.compile(
     r"# (ours: \S.{2,}|experiments/01_Reinforcement_Learning/"
     r"(\*|01_BPTT|02_RS|03_Window|04_Vanilla|05_Oracle)/"
-    r"(01_POMDP|\*/(01_SAC|02_TD3)(_RS|_BPTT|_Window|_pI|\*))( \(.+\))?)$"
+    r"(01_POMDP|\*/(01_SAC|02_TD3)(_RS|_BPTT|_Window|_pI|\*))( \(.+\))?|experiments/02_Imitation_Learning/"
+    r"(\*|01_BPTT|02_RS|03_Vanilla)/\*/(01_GAIL|02_LSIQ)( \(.+\))?)$"
 )
 
 Edit = Callable[[str, str, str], Path]
@@ -244,7 +245,9 @@ def test_hyperparameters_that_an_algorithm_cannot_use_are_an_error(wrong: dict, 
 
 
 def test_whole_episodes_are_for_ppo() -> None:
-    with pytest.raises(ConfigError, match=r"memory.context: null \(whole episodes\) is for ppo; sac needs a number"):
+    with pytest.raises(
+        ConfigError, match=r"memory.context: null \(whole episodes\) is for ppo, gail, bc; sac needs a number"
+    ):
         replace(sac("bptt32_all"), memory=methods()["bptt_full"])
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution, Uniform
 
-from s2pg.algorithms.sac import policy_loss, soft_target, temperature_loss
+from s2pg.algorithms.sac import policy_loss, soft_target, soft_value, temperature_loss
 from s2pg.hyperparameters import SACConfig
 from s2pg.nets import CELLS
 from s2pg.policy import Decision, Shape, Tanh
@@ -40,15 +40,13 @@ from tests.offpolicy import (
 
 def test_the_soft_target_equals_a_hand_computation() -> None:
     """First: 1 + 0.5 (min(4, 3) - (1 * 0.1 * -2 + 0.5 * 0.2 * 6)) = 1 + 0.5 (3 - 0.4); second: terminated, so 2."""
-    target = soft_target(
-        torch.tensor([1.0, 2.0]),
-        torch.tensor([False, True]),
+    value = soft_value(
         torch.tensor([[4.0, 7.0], [3.0, 8.0]]),
         torch.tensor([[-2.0, 6.0], [1.0, 1.0]]),
         torch.tensor([0.1, 0.2]),
         torch.tensor([1.0, 0.5]),
-        gamma=0.5,
     )
+    target = soft_target(torch.tensor([1.0, 2.0]), torch.tensor([False, True]), value, gamma=0.5)
     torch.testing.assert_close(target, torch.tensor([2.3, 2.0]))
 
 

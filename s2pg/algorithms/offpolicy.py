@@ -30,6 +30,7 @@ class Transitions(NamedTuple):
     next_obs: Tensor  # [n, O] of the policy
     next_critic_view: View
     rows: Tensor  # [n] in the replay
+    own: int | None = None  # so many of them, the first ones, are the policy's own, the others an expert's; None: all
 
     def successor(self, policy: Policy, carry: Tensor) -> View:
         """What the policy sees next: with the z' decided on, or with `carry [n, Z]`, its memory's own next state."""
@@ -183,9 +184,13 @@ class OffPolicy:
         logs: dict[str, list[Tensor]] = {}
         for _ in range(self.hparams.updates):
             self.learned += 1
-            for key, value in self.learn(self.sampler(generator), generator).items():
+            for key, value in self.learn(self.sample(generator), generator).items():
                 logs.setdefault(key, []).append(value.detach())
         return finite({key: float(torch.stack(values).mean()) for key, values in logs.items()})
+
+    def sample(self, generator: torch.Generator) -> Transitions:
+        """What the next gradient step learns from."""
+        return self.sampler(generator)
 
     def fit(self, batch: Transitions, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the critic towards `target [n]`; what its memory made of the views `[n, X]`, and what to log."""

@@ -146,11 +146,15 @@ class PPO:
             rollout.u,
             rollout.mean,
             acted.log_prob(rollout.u),
-            (raw - raw.mean()) / (raw.std() + 1e-8),
+            self.scaled(raw),
             target,
         )
         explained = 1 - (target - value).var() / target.var().clamp(min=1e-8)
         return Batch(*(x.flatten(0, 1) for x in columns)), {"value/explained_variance": float(explained)}
+
+    def scaled(self, advantage: Tensor) -> Tensor:
+        """Advantages as the surrogate takes them: with mean 0 and standard deviation 1."""
+        return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
     def critic_obs(self, obs: Tensor, z: Tensor) -> Tensor:
         """What the critic observes, `[*, O], [*, Z] -> [*, Oc]`: z too where it is part of the augmented state."""

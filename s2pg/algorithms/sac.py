@@ -10,6 +10,7 @@ S2PG is this file on the augmented MDP; w is `backup`, (1, 0) in the reference: 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,14 @@ from s2pg.policy import Policy
 from s2pg.types import GROUPS
 
 
-def soft_target(
-    reward: Tensor, terminated: Tensor, q: Tensor, log_prob: Tensor, alpha: Tensor, backup: Tensor, gamma: float
-) -> Tensor:
-    """r + gamma (1 - terminated) (min_e q - sum_g backup_g alpha_g log_prob_g), `[n]`; q `[E, n]`."""
-    return reward + gamma * ~terminated * (q.min(0).values - log_prob @ (backup * alpha))
+def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor, backup: Tensor) -> Tensor:
+    """min_e q - sum_g backup_g alpha_g log_prob_g, `[n]`; q `[E, n]`, log_prob `[n, G]`."""
+    return q.min(0).values - log_prob @ (backup * alpha)
+
+
+def soft_target(reward: Tensor, terminated: Tensor, value: Tensor, gamma: float) -> Tensor:
+    """r + gamma (1 - terminated) V(x'), `[n]`."""
+    return reward + gamma * ~terminated * value
 
 
 def policy_loss(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
@@ -37,6 +41,14 @@ def policy_loss(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
 def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: Tensor) -> Tensor:
     """Lowers alpha_g where the entropy of group g is above its target; all `[*, G]`."""
     return -(log_alpha * (log_prob + target_entropy).detach()).sum(-1).mean()
+
+
+class Sample(NamedTuple):
+    """A decision of today's policy in every view of a batch."""
+
+    u: Tensor  # [n, D], reparameterised
+    log_prob: Tensor  # [n, G]
+    carry: Tensor  # [n, Z] the memory's own next state
 
 
 class SAC(OffPolicy):
@@ -75,25 +87,40 @@ class SAC(OffPolicy):
         """One gradient step of the critic and, after `warmup_policy`, of policy and temperatures."""
         decision = self.policy(batch.view)
         u, log_prob = decision.rsample_with_log_prob(generator)
-        features, logs = self.fit(batch, self.target(batch, decision.carry.detach(), generator))
+        sample = Sample(u, log_prob, decision.carry.detach())
+        features, logs = self.judge(batch, sample, generator)
         if self.steps > self.hparams.warmup_policy:
-            logs |= self._improve(features, u, log_prob)
-        if self.hparams.refresh and self.policy.memory.decided:
-            self.replay.relabel(batch.rows, u.detach()[:, self.policy.actions :])
+            logs |= self._improve(features, sample, batch.own)
+        if self.hparams.refresh:
+            self.refresh(batch, self.policy.remember(decision, u).detach())
         self.target_critic.follow()
         return logs
 
-    @torch.no_grad()
+    def judge(self, batch: Transitions, sample: Sample, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """A step of the critic; what its memory made of the views `[n, X]`, and what to log."""
+        return self.fit(batch, self.target(batch, sample.carry, generator))
+
     def target(self, batch: Transitions, carry: Tensor, generator: torch.Generator) -> Tensor:
         """What Q should be at the batch's decisions, `[n]`."""
-        u, log_prob = self.policy(batch.successor(self.policy, carry)).rsample_with_log_prob(generator)
-        q = self.target_critic.module(batch.next_critic_view, u)
-        return soft_target(batch.reward, batch.terminated, q, log_prob, self.alpha, self.backup, self.hparams.gamma)
+        value = self.next_value(batch, carry, generator)
+        return soft_target(batch.reward, batch.terminated, value, self.hparams.gamma)
 
-    def _improve(self, features: Tensor, u: Tensor, log_prob: Tensor) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def next_value(self, batch: Transitions, carry: Tensor, generator: torch.Generator) -> Tensor:
+        """V(x') of the target critics, entropies included, `[n]`; `carry [n, Z]` as in `Transitions.successor`."""
+        u, log_prob = self.policy(batch.successor(self.policy, carry)).rsample_with_log_prob(generator)
+        return soft_value(self.target_critic.module(batch.next_critic_view, u), log_prob, self.alpha, self.backup)
+
+    def refresh(self, batch: Transitions, z: Tensor) -> None:
+        """Replace the stored z' of the policy's own steps in the batch by `z [n, Z]`, where it decides on z'."""
+        if self.policy.memory.decided:
+            self.replay.relabel(batch.rows[: batch.own], z[: batch.own])
+
+    def _improve(self, features: Tensor, sample: Sample, own: int | None) -> dict[str, Tensor]:
         with frozen(self.critic):
-            loss = policy_loss(self.critic.values(features, u), log_prob, self.alpha)
+            loss = policy_loss(self.critic.values(features, sample.u), sample.log_prob, self.alpha)
         self.descend("policy", loss)
+        log_prob = sample.log_prob[:own]
         self.descend("temperature", temperature_loss(torch.stack(self.log_alpha), log_prob, self.target_entropy))
         logs, entropy, alpha = {"loss/policy": loss}, -log_prob.detach().mean(0), self.alpha
         for index, group in enumerate(GROUPS):

@@ -31,6 +31,7 @@ from s2pg.training import checkpoint
 from s2pg.training.provenance import provenance
 
 PAPERS = {"ppo": "ppo_pomdp", "sac": "sac_privileged", "td3": "td3_privileged"}
+LAUNCHED = ["s2pg", "bptt5", "bptt32", "none"]  # with the algorithms that imitate
 
 
 def run(args: Namespace) -> int:
@@ -79,7 +80,9 @@ def heading(about: dict, cpu: str) -> str:
 
 
 def experiment_methods(algorithm: str) -> list[str]:
-    """Those of the paper's experiment with this algorithm."""
+    """Those of the paper's experiment with this algorithm, or those that the reference launched."""
+    if algorithm not in PAPERS:
+        return LAUNCHED
     allowed = learning_methods(algorithm)
     return [name for name in load_experiment(PAPERS[algorithm]).methods if name in allowed]
 

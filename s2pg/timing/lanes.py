@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from s2pg.build import build, spec
 from s2pg.config import RunConfig, hparams, methods
-from s2pg.data.rollout import Collector, Rollout, Stopwatch
-from s2pg.hyperparameters import ConfigError, MethodConfig
+from s2pg.data.dataset import Dataset
+from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.hyperparameters import ALGORITHMS, IMITATION, ConfigError, MethodConfig, PPOConfig
 from s2pg.training import worlds
+from s2pg.training.worlds import Spec
 
-WARMUP = 300  # steps before SAC and TD3 learn
+WARMUP = 300  # steps before SAC, TD3 and LS-IQ learn
 BLOCK = 50  # their updates per round
+EPISODES = 10  # of the expert, where there is one
 ACTIVITIES = ("environment", "acting", "learning")
 Seconds = dict[str, float]  # per environment step, by activity
 Key = TypeVar("Key")
@@ -66,7 +70,8 @@ class Yardstick(NamedTuple):
 def learning_methods(algorithm: str) -> list[str]:
     """All methods that the algorithm can learn with."""
     known = {name: method for name, method in methods().items() if method.learns}
-    return [name for name, method in known.items() if algorithm == "ppo" or method.context is not None]
+    on_policy = issubclass(ALGORITHMS[algorithm], PPOConfig)
+    return [name for name, method in known.items() if on_policy or method.context is not None]
 
 
 def configuration(
@@ -80,7 +85,7 @@ def configuration(
     device: str = "cpu",
     seed: int = 0,
 ) -> RunConfig:
-    """A run outside of every experiment: the profile's hyperparameters with `changes`; SAC and TD3 learn at once.
+    """A run outside of every experiment: the profile's hyperparameters with `changes`; off policy it learns at once.
 
     Left out, `sight` is blind for PPO and privileged otherwise, with randomised bodies, as in the paper's experiments,
     and `memory` is the method's.
@@ -109,21 +114,33 @@ def configuration(
         "hparams": values,
         "task_options": {"bodies": "consistent", "hidden": "privileged"} if sight == "privileged" else {},
     }
+    if algorithm in IMITATION:
+        raw["expert_episodes"] = EPISODES
     return RunConfig.from_dict(raw, "bench")
 
 
+def noise(spec: Spec, episodes: int, steps: int = 1000) -> Dataset:
+    """An expert's episodes made of random numbers, which are imitated in the time that others are."""
+    draw, number = np.random.default_rng(0), episodes * steps
+    states = draw.standard_normal((number + 1, spec.widths["state"].env), dtype=np.float32)
+    actions = draw.uniform(spec.low, spec.high, (number, spec.actions)).astype(np.float32)
+    last = np.arange(number) % steps == steps - 1
+    return Dataset(states[:-1], actions, np.zeros(number), states[1:], np.zeros_like(last), last)
+
+
 class Lane:
-    """One method's agent and environments, ready for the next update (SAC, TD3: for about `block` of them)."""
+    """One method's agent and environments, ready for the next update (off policy: for about `block` of them)."""
 
     def __init__(self, config: RunConfig, block: int = BLOCK) -> None:
         self.config, self.hp = config, config.hparams
-        agent = build(config, spec(config.task, config.task_options))
+        about = spec(config.task, config.task_options)
+        agent = build(config, about, noise(about, config.expert_episodes) if config.expert_episodes else None)
         self.algorithm, self.device = agent.algorithm, agent.device
         envs = worlds.make_vector(config.task, config.task_options, self.hp.num_envs)
         self.collector = Collector(envs, agent.policy, agent.critic, agent.sight, agent.normalisers, agent.device)
         self.collector.reset(config.seed)
         self.generator = torch.Generator(agent.device).manual_seed(config.seed)
-        self.block = 1 if config.algorithm == "ppo" else max(block // self.hp.rollout, 1)
+        self.block = 1 if isinstance(self.hp, PPOConfig) else max(block // self.hp.rollout, 1)
         for _ in range(-(-getattr(self.hp, "warmup", 0) // self.hp.rollout)):
             self.learn(self.collect())
 

@@ -15,7 +15,10 @@ from s2pg.data.normaliser import Normaliser
 
 @dataclass
 class Agent:
-    """A policy and, unless it is the random anchor, what trains it. Where episodes were recorded, nobody acts."""
+    """A policy and what trains it: nothing for the random anchor, and for imitation that has no expert at hand.
+
+    Where episodes were recorded, nobody acts.
+    """
 
     policy: Any  # Policy, UniformPolicy, what acts like one; None: an expert's recorded episodes
     critic: Critic | None
@@ -36,11 +39,12 @@ class Agent:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned."""
-        if self.algorithm is None:
+        """Restore what `state_dict` returned; of what nothing trains here, policy and critic alone."""
+        if self.critic is None:
             return
         self.policy.load_state_dict(state["policy"])
         self.critic.load_state_dict(state["critic"])
-        self.algorithm.load_state_dict(state["algorithm"])
+        if self.algorithm is not None:
+            self.algorithm.load_state_dict(state["algorithm"])
         for key, norm in self.normalisers.items():
             norm.load_state_dict(state["normalisers"][key])

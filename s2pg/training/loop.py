@@ -22,6 +22,7 @@ from s2pg.config import RunConfig
 from s2pg.data.dataset import Dataset, DatasetError, load
 from s2pg.data.demonstrations import check_widths
 from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.imitation.bc import BC
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import Episode, evaluate, success_rate, survival
@@ -82,7 +83,7 @@ class Run:
         self.text.info("resumed after epoch %d", self.epoch) if state else self.text.info("started")
         options = config.task_options
         self.eval_envs = [worlds.make(config.task, options) for _ in range(config.eval_episodes)]
-        self.collector = None if self.agent.algorithm is None else self._collector()
+        self.collector = None if isinstance(self.agent.algorithm, BC | None) else self._collector()
 
     @property
     def step(self) -> int:
@@ -143,12 +144,15 @@ class Run:
 
     def _train_epoch(self, watch: Stopwatch, bar: tqdm) -> dict[str, float]:
         config, hp = self.config, self.config.hparams
-        self.collector.reset(derive(config.seed, "environments", self.epoch))
+        algorithm = self.agent.algorithm
+        source = algorithm if isinstance(algorithm, BC) else self.collector
+        if self.collector:
+            self.collector.reset(derive(config.seed, "environments", self.epoch))
         generator = torch.Generator(self.agent.device).manual_seed(derive(config.seed, "noise", self.epoch))
         logs = []
         for _ in range(config.steps_per_epoch // hp.rollout):
-            rollout = self.collector.collect(hp.rollout // hp.num_envs, generator, watch)
-            logs.append(self.agent.algorithm.update(rollout, generator))
+            rollout = source.collect(hp.rollout // hp.num_envs, generator, watch)
+            logs.append(algorithm.update(rollout, generator))
             watch.lap("learning")
             bar.update(hp.rollout)
         keys = dict.fromkeys(key for log in logs for key in log)
@@ -156,9 +160,9 @@ class Run:
         return metrics | self._training_episodes()
 
     def _training_episodes(self) -> dict[str, float]:
-        finished, self.collector.finished = self.collector.finished, []
-        if not finished:
+        if not self.collector or not self.collector.finished:
             return {}
+        finished, self.collector.finished = self.collector.finished, []
         returns, lengths = np.mean(finished, axis=0)
         return {"train/return": float(returns), "train/length": float(lengths)}
 
