@@ -15,7 +15,8 @@ from s2pg.config import RunConfig
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
 from s2pg.data.replay import Replay
-from s2pg.hyperparameters import ConfigError, Hparams, MethodConfig, PPOConfig, SACConfig
+from s2pg.hyperparameters import ConfigError, GAILConfig, Hparams, MethodConfig, PPOConfig, SACConfig
+from s2pg.imitation.gail import GAIL
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS
 from s2pg.policy import Clamp, Policy, Shape, Tanh, UniformPolicy
@@ -27,11 +28,14 @@ from s2pg.types import Width
 SIGHTS = {"blind": ("obs", "obs"), "privileged": ("obs", "state"), "oracle": ("state", "state")}
 
 
-def build(config: RunConfig, spec: Spec) -> Agent:
-    """The agent of a run, its weights drawn from the run's seed; torch's global generator is left as it was."""
+def build(config: RunConfig, spec: Spec, expert: Replay | None = None) -> Agent:
+    """The agent of a run, its weights drawn from the run's seed; torch's global generator is left as it was.
+
+    `expert`: what the expert did, for algorithms that imitate it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        return _build(config, spec)
+        return _build(config, spec, expert)
 
 
 def spec(task: str, options: dict[str, Any]) -> Spec:
@@ -75,7 +79,7 @@ def critic_memory(width: Width, method: MethodConfig, hparams: Hparams) -> Memor
     return memory(width, method, hparams, hparams.value_gain)
 
 
-def _build(config: RunConfig, spec: Spec) -> Agent:
+def _build(config: RunConfig, spec: Spec, expert: Replay | None) -> Agent:
     method, hp, where = config.memory, config.hparams, device(config.device)
     sight = SIGHTS[method.sight]
     widths = _widths(spec, sight, hp)
@@ -87,7 +91,9 @@ def _build(config: RunConfig, spec: Spec) -> Agent:
     policy = _policy(seen, box, hp).to(where)
     critic = _critic(critic_memory(widths[sight[1]], method, hp), method, hp, policy, widths[sight[1]]).to(where)
     if isinstance(hp, PPOConfig):
-        return Agent(policy, critic, PPO(policy, critic, hp, sight, method.loss_on), sight, normalisers, where)
+        ppo = PPO(policy, critic, hp, sight, method.loss_on)
+        learner = GAIL(ppo, hp, expert, normalisers[sight[1]], Clamp(*box)) if isinstance(hp, GAILConfig) else ppo
+        return Agent(policy, critic, learner, sight, normalisers, where)
     stored = {key: width.total for key, width in widths.items()}
     slots = hp.replay // hp.num_envs * hp.num_envs
     replay = Replay(slots, hp.num_envs, stored, 0 if seen.recalls else seen.size, len(box.low), where)

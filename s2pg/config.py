@@ -66,9 +66,10 @@ class RunConfig:
             raise ConfigError(f"expert_episodes: a number for {only}, null for others, not {self.expert_episodes}")
         check_multiple("hparams.rollout", self.hparams.rollout, "hparams.num_envs", self.hparams.num_envs)
         check_multiple("steps_per_epoch", self.steps_per_epoch, "hparams.rollout", self.hparams.rollout)
-        if self.memory.context is None and self.algorithm != "ppo":
+        on_policy = self.algorithm in ("ppo", "gail")  # GAIL is PPO
+        if self.memory.context is None and not on_policy:
             raise ConfigError(f"memory.context: null (whole episodes) is for ppo; {self.algorithm} needs a number")
-        if (self.memory.kind, self.memory.loss_on) == ("window", "all") and self.algorithm != "ppo":
+        if (self.memory.kind, self.memory.loss_on) == ("window", "all") and not on_policy:
             raise ConfigError(f"memory.loss_on: all is not for kind window with {self.algorithm}; allowed: last")
 
     @property
