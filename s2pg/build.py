@@ -23,6 +23,7 @@ from s2pg.hyperparameters import (
     ConfigError,
     GAILConfig,
     Hparams,
+    LSIQConfig,
     MethodConfig,
     OffPolicyConfig,
     PPOConfig,
@@ -43,10 +44,11 @@ from s2pg.types import Width
 SIGHTS = {"blind": ("obs", "obs"), "privileged": ("obs", "state"), "oracle": ("state", "state")}
 
 
-def build(config: RunConfig, spec: Spec, expert: Dataset | None = None) -> Agent:
+def build(config: RunConfig, spec: Spec, expert: Dataset | Replay | None = None) -> Agent:
     """The agent of a run, its weights drawn from the run's seed; torch's global generator is left as it was.
 
-    Imitation learns from `expert`; without it, what was learned can be loaded and acts.
+    Imitation learns from `expert`, a dataset or what `demonstrations` makes of one; without it, what was learned can be
+    loaded and acts.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
@@ -94,7 +96,7 @@ def critic_memory(width: Width, method: MethodConfig, hparams: Hparams) -> Memor
     return memory(width, method, hparams, hparams.value_gain)
 
 
-def _build(config: RunConfig, spec: Spec, expert: Dataset | None) -> Agent:
+def _build(config: RunConfig, spec: Spec, expert: Dataset | Replay | None) -> Agent:
     method, hp, where = config.memory, config.hparams, device(config.device)
     sight = SIGHTS[method.sight]
     widths = _widths(spec, sight, hp)
@@ -111,7 +113,8 @@ def _build(config: RunConfig, spec: Spec, expert: Dataset | None) -> Agent:
     if config.expert_episodes is None:
         agent.algorithm = _learner(agent, method.loss_on, hp, box)
     elif expert is not None:
-        agent.algorithm = _imitator(agent, method.loss_on, hp, box, demonstrations(expert, spec, device=where))
+        shown = expert if isinstance(expert, Replay) else demonstrations(expert, spec, device=where)
+        agent.algorithm = _imitator(agent, method.loss_on, hp, box, shown)
     return agent
 
 
@@ -132,9 +135,10 @@ def _imitator(agent: Agent, loss_on: str, hp: Hparams, box: Box, expert: Replay)
     if isinstance(hp, GAILConfig):
         ppo = PPO(*how, hp, agent.sight, loss_on)
         return GAIL(ppo, hp, expert, agent.normalisers[agent.sight[1]], Clamp(*box))
-    if isinstance(hp, BCConfig):
-        return BC(*how, observed(expert, agent.normalisers), hp, agent.sight, loss_on)
-    return LSIQ(*how, _replay(agent, hp), observed(expert, agent.normalisers), hp, agent.sight, loss_on)
+    if isinstance(hp, LSIQConfig):
+        return LSIQ(*how, _replay(agent, hp), observed(expert, agent.normalisers), hp, agent.sight, loss_on)
+    assert isinstance(hp, BCConfig), f"{type(hp).__name__} is not of imitation"
+    return BC(*how, observed(expert, agent.normalisers), hp, agent.sight, loss_on)
 
 
 def _replay(agent: Agent, hp: OffPolicyConfig) -> Replay:

@@ -140,6 +140,7 @@ class TD3Config(OffPolicyConfig):
 class GAILConfig(PPOConfig):
     """PPO's hyperparameters, and those of the discriminator that makes its reward (`hparams/gail.yaml`)."""
 
+    value_previous_action: bool  # does the critic see the previous action, where it sees other things than the policy
     discriminator_sees: Literal["action", "next"]  # D(s, a) or D(s, s'); never z
     discriminator_head: tuple[int, ...]  # hidden widths
     discriminator_batch: int  # steps of the policy, and as many of the expert
@@ -148,6 +149,9 @@ class GAILConfig(PPOConfig):
     discriminator_entropy: float  # coefficient of the entropy bonus
     lr_discriminator: float
     imitation_reward: Literal["softplus", "log", "logit", "least_squares"]  # what D is turned into
+
+    def __post_init__(self) -> None:
+        check_at_least("hparams.rollout", self.rollout, "hparams.discriminator_batch", self.discriminator_batch)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,10 +39,10 @@ ON_ACTIONS = {"sigma_action", "smoothing_action", "smoothing_action_clip"}
 SMALL, SAC = "experiments/ppo_small.yaml", "experiments/sac_privileged.yaml"
 SCALES = ["smoke", "demo", "lite", "paper"]
 SOURCE = re.compile(
-    r"# (ours: \S.{2,}|experiments/01_Reinforcement_Learning/"
+    r"# (ours: \S.{2,}|experiments/(01_Reinforcement_Learning/"
     r"(\*|01_BPTT|02_RS|03_Window|04_Vanilla|05_Oracle)/"
-    r"(01_POMDP|\*/(01_SAC|02_TD3)(_RS|_BPTT|_Window|_pI|\*))( \(.+\))?|experiments/02_Imitation_Learning/"
-    r"(\*|01_BPTT|02_RS|03_Vanilla)/\*/(01_GAIL|02_LSIQ)( \(.+\))?)$"
+    r"(01_POMDP|\*/(01_SAC|02_TD3)(_RS|_BPTT|_Window|_pI|\*))"
+    r"|02_Imitation_Learning/(\*|01_BPTT|02_RS|03_Vanilla)/\*/(01_GAIL|02_LSIQ))( \(.+\))?)$"
 )
 
 Edit = Callable[[str, str, str], Path]

@@ -13,7 +13,7 @@ import torch
 from s2pg.build import build, spec
 from s2pg.config import RunConfig, hparams, methods
 from s2pg.data.dataset import Dataset
-from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.data.rollout import Collector, Rollout, Stopwatch
 from s2pg.hyperparameters import ALGORITHMS, IMITATION, ConfigError, MethodConfig, PPOConfig
 from s2pg.training import worlds
 from s2pg.training.worlds import Spec

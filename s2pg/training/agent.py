@@ -11,6 +11,7 @@ from s2pg.algorithms.offpolicy import OffPolicy
 from s2pg.algorithms.ppo import PPO
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
+from s2pg.imitation.gail import GAIL
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Agent:
 
     policy: Any  # Policy, UniformPolicy, what acts like one; None: an expert's recorded episodes
     critic: Critic | None
-    algorithm: PPO | OffPolicy | None
+    algorithm: PPO | OffPolicy | GAIL | None
     sight: tuple[str, str]  # observation keys that (policy, critic) read
     normalisers: dict[str, Normaliser]
     device: torch.device
