@@ -124,7 +124,7 @@ def test_claims_that_are_not_about_memory_against_none_have_no_evidence_beside_t
 
 
 def test_every_named_proof_is_a_test_that_exists():
-    assert all(proofs(algorithm) for algorithm in ("ppo", "sac", "td3"))
+    assert all(proofs(algorithm) for algorithm in CONCERNED)
     for proof in itertools.chain(*PROOFS.values()):
         file, name = proof.split("::")
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), proof

@@ -222,9 +222,17 @@ def test_diagnostics_show_the_median_over_seeds():
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "memory"), [("ppo", "divergence"), ("sac", "temperature"), ("td3", "logs nothing of the memory")]
+    ("algorithm", "memory", "imitation"),
+    [
+        ("ppo", "divergence", None),
+        ("sac", "temperature", None),
+        ("td3", "logs nothing of the memory", None),
+        ("gail", "divergence", "The discriminator"),
+        ("lsiq", "temperature", "the rewards that they imply"),
+        ("bc", "divergence", "How likely"),
+    ],
 )
-def test_diagnostics_are_those_of_the_algorithm_and_left_out_where_nothing_is_logged(algorithm, memory):
+def test_diagnostics_are_those_of_the_algorithm_and_left_out_where_nothing_is_logged(algorithm, memory, imitation):
     runs = pd.DataFrame({"task": "HopperV", "method": "s2pg", "seed": [0], "status": "finished"})
     tags = [tag for group in diagnostics.ROWS[algorithm].values() for tag in group]
     rows = [
@@ -237,6 +245,11 @@ def test_diagnostics_are_those_of_the_algorithm_and_left_out_where_nothing_is_lo
     assert names == list(diagnostics.ROWS[algorithm]["action"].values())
     assert memory in FIGURES["diagnostics_memory"].caption_for(data)
     assert FIGURES["diagnostics_memory"].applies(data) == (algorithm != "td3")
+    assert FIGURES["imitation"].applies(data) == (imitation is not None)
+    if imitation:
+        assert imitation in FIGURES["imitation"].caption_for(data)
+        names = [ax.get_ylabel() for ax in FIGURES["imitation"].draw(data).axes if ax.get_ylabel()]
+        assert names == list(diagnostics.ROWS[algorithm]["imitation"].values())
 
 
 # --- the kernel study ---

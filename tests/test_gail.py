@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from s2pg.hyperparameters import ConfigError, GAILConfig
 from s2pg.imitation.gail import GAIL, bernoulli_entropy, discriminator_loss, imitation_reward
 from s2pg.training import worlds
 from s2pg.training.agent import Agent
-from s2pg.training.loop import train
 from tests.helpers import collect, same_bits, seeded, tiny
 from tests.offpolicy import restored, train_epoch
 
@@ -327,13 +325,6 @@ def test_a_resumed_run_learns_on_bit_for_bit(method: str, tmp_path: Path) -> Non
     assert train_epoch(resumed, config, 1) == logs[1]
     assert same_bits(resumed.state_dict(), whole.state_dict())
     assert resumed.algorithm.updates == 8
-
-
-def test_a_whole_run_trains_and_logs(tmp_path: Path) -> None:
-    config = replace(small("s2pg"), epochs=1)
-    expert, _ = demonstrations(config.task, config.task_options, swing_up, 3)
-    torch.set_num_threads(1)
-    assert train(config, partial(build, expert=expert), tmp_path / "run", progress=False)["status"] == "finished"
 
 
 def test_a_discriminators_batch_is_at_most_the_rollout() -> None:

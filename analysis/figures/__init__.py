@@ -103,9 +103,19 @@ FIGURES: dict[str, Plot] = {
         learning_curves.CAPTION_OTHER_MODE,
         detail=True,
     ),
-    "diagnostics_action": Plot("Diagnostics: action", diagnostics.action, diagnostics.caption_action, detail=True),
+    "imitation": Plot(
+        "Policy and expert",
+        diagnostics.imitation,
+        diagnostics.caption("imitation"),
+        applies=diagnostics.logged("imitation"),
+    ),
+    "diagnostics_action": Plot("Diagnostics: action", diagnostics.action, diagnostics.caption("action"), detail=True),
     "diagnostics_memory": Plot(
-        "Diagnostics: memory", diagnostics.memory, diagnostics.caption_memory, detail=True, applies=diagnostics.decided
+        "Diagnostics: memory",
+        diagnostics.memory,
+        diagnostics.caption("memory"),
+        detail=True,
+        applies=diagnostics.logged("memory"),
     ),
 }
 """Name -> figure, in the order of the report."""

@@ -1,6 +1,8 @@
-"""How the learner behaved, per decision group (action, memory): what PPO, SAC or TD3 logs about it."""
+"""How the learner behaved: what the algorithms log about the action, the memory and, in imitation, the expert."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -11,72 +13,111 @@ from analysis import setting, style
 from analysis.figures.common import Tidy, empty, legend, panels, steps_axis
 
 CRITIC = {"value/mean": "Q of the batch", "loss/value": "critic loss"}
-ROWS = {
-    "ppo": {
-        "action": {
-            "policy/kl/action": "KL (nats)",
-            "policy/clip_fraction/joint": "clip fraction\n(joint ratio)",
-            "policy/sigma/action": "exploration σ",
-            "value/explained_variance": "explained variance\nof the return",
-        },
-        "memory": {
-            "policy/kl/memory": "KL (nats)",
-            "policy/clip_fraction/memory": "clip fraction\n(memory alone)",
-            "policy/sigma/memory": "memory σ",
-        },
+PPO = {
+    "action": {
+        "policy/kl/action": "KL (nats)",
+        "policy/clip_fraction/joint": "clip fraction\n(joint ratio)",
+        "policy/sigma/action": "exploration σ",
+        "value/explained_variance": "explained variance\nof the return",
     },
-    "sac": {
-        "action": {
-            **CRITIC,
-            "policy/entropy/action": "action entropy\n(nats)",
-            "policy/temperature/action": "temperature",
-        },
-        "memory": {
-            "policy/entropy/memory": "memory entropy\n(nats)",
-            "policy/temperature/memory": "temperature",
-        },
+    "memory": {
+        "policy/kl/memory": "KL (nats)",
+        "policy/clip_fraction/memory": "clip fraction\n(memory alone)",
+        "policy/sigma/memory": "memory σ",
     },
-    "td3": {"action": {**CRITIC, "loss/policy": "policy loss\n(mean of −Q)"}, "memory": {}},
+    "imitation": {},
+}
+SAC = {
+    "action": {
+        **CRITIC,
+        "policy/entropy/action": "action entropy\n(nats)",
+        "policy/temperature/action": "temperature",
+    },
+    "memory": {
+        "policy/entropy/memory": "memory entropy\n(nats)",
+        "policy/temperature/memory": "temperature",
+    },
+    "imitation": {},
+}
+DISTANCE = {"eval/state_distance/mean": "distance to the\nexpert's states"}
+ROWS: dict[str, dict[str, dict[str, str]]] = {
+    "ppo": PPO,
+    "sac": SAC,
+    "td3": {"action": {**CRITIC, "loss/policy": "policy loss\n(mean of −Q)"}, "memory": {}, "imitation": {}},
+    "gail": PPO
+    | {
+        "imitation": {
+            "discriminator/accuracy/policy": "accuracy on\nthe policy",
+            "discriminator/accuracy/expert": "accuracy on\nthe expert",
+            "discriminator/logit_gap": "gap of logits",
+            "imitation/reward": "learned reward",
+            **DISTANCE,
+        }
+    },
+    "lsiq": SAC
+    | {
+        "imitation": {
+            "value/policy": "Q of the policy",
+            "value/expert": "Q of the expert",
+            "reward/policy": "implied reward\nof the policy",
+            "reward/expert": "implied reward\nof the expert",
+            "value/clipped": "share of targets\nclipped",
+            **DISTANCE,
+        }
+    },
+    "bc": PPO | {"imitation": {"likelihood/expert": "log-likelihood of\nthe expert's actions", **DISTANCE}},
 }
 """Algorithm -> group -> scalar -> name."""
 
+ON_PPO = {
+    "action": "PPO on the action group: divergence between the policy before and after an update, share of samples "
+    "whose ratio was clipped, standard deviation of the action noise, explained variance of the critic.",
+    "memory": "PPO on the memory group, where the next memory is part of the decision: divergence, clipping and "
+    "noise of the memory. The clip is spent on the memory too, so these should stay near the action's.",
+}
+ON_SAC = {
+    "action": "SAC: mean value and loss of the critics on replayed steps, entropy of the actions, and the "
+    "temperature that holds it at its target.",
+    "memory": "SAC on the memory group, where the next memory is part of the decision: entropy of the next memory, "
+    "all units together, and the temperature that holds it at its target.",
+}
+FAR = (
+    "Below, the energy distance between the states of evaluation episodes and those of the expert, 0 if they are alike."
+)
 SHOWN = {
-    "ppo": {
-        "action": "PPO on the action group: divergence between the policy before and after an update, share of samples "
-        "whose ratio was clipped, standard deviation of the action noise, explained variance of the critic.",
-        "memory": "PPO on the memory group, where the next memory is part of the decision: divergence, clipping and "
-        "noise of the memory. The clip is spent on the memory too, so these should stay near the action's.",
-    },
-    "sac": {
-        "action": "SAC: mean value and loss of the critics on replayed steps, entropy of the actions, and the "
-        "temperature that holds it at its target.",
-        "memory": "SAC on the memory group, where the next memory is part of the decision: entropy of the next memory, "
-        "all units together, and the temperature that holds it at its target.",
-    },
+    "ppo": ON_PPO,
+    "sac": ON_SAC,
     "td3": {
         "action": "TD3: mean value and loss of the critics on replayed steps, and loss of the policy.",
         "memory": "TD3 logs nothing of the memory alone: its noise is fixed.",
     },
+    "gail": ON_PPO
+    | {
+        "imitation": "The discriminator: share of steps that it takes for whose they are, and how far apart it puts "
+        f"them, before each of its gradient steps; the reward that it makes for the policy. {FAR}"
+    },
+    "lsiq": ON_SAC
+    | {
+        "imitation": "The critic's values of the policy's steps and of the expert's, the rewards that they imply (Q of a "
+        f"step minus the discounted value of what follows), and the share of targets cut off at the bounds. {FAR}"
+    },
+    "bc": ON_PPO | {"imitation": f"How likely the policy makes the expert's actions. {FAR}"},
 }
 LINES = {
     "action": "Median over seeds, failed runs as far as they came. {counts}",
     "memory": "Line: median over seeds; band: lowest to highest seed. {counts}",
+    "imitation": "Median over seeds, failed runs as far as they came. {counts}",
 }
 
 
-def caption_action(data: Tidy) -> str:
-    """What is shown of the action group, by algorithm."""
-    return f"{SHOWN[setting.algorithm(data.grid)]['action']} {LINES['action']}"
+def caption(group: str) -> Callable[[Tidy], str]:
+    """What is shown of a group, by algorithm."""
+    return lambda data: f"{SHOWN[setting.algorithm(data.grid)][group]} {LINES[group]}"
 
 
-def caption_memory(data: Tidy) -> str:
-    """What is shown of the memory group, by algorithm."""
-    return f"{SHOWN[setting.algorithm(data.grid)]['memory']} {LINES['memory']}"
-
-
-def decided(data: Tidy) -> bool:
-    """Whether anything was logged about a decided memory."""
-    return bool(data.scalars["tag"].isin(ROWS[setting.algorithm(data.grid)]["memory"]).any())
+def logged(group: str) -> Callable[[Tidy], bool]:
+    """Whether anything was logged about a group."""
+    return lambda data: bool(data.scalars["tag"].isin(ROWS[setting.algorithm(data.grid)][group]).any())
 
 
 def action(data: Tidy) -> Figure:
@@ -87,6 +128,11 @@ def action(data: Tidy) -> Figure:
 def memory(data: Tidy) -> Figure:
     """Diagnostics of the decided memory: methods whose memory is a decision (S2PG)."""
     return _draw(data, "memory")
+
+
+def imitation(data: Tidy) -> Figure:
+    """Diagnostics of imitation: how the expert's steps are told from the policy's."""
+    return _draw(data, "imitation")
 
 
 def _draw(data: Tidy, group: str) -> Figure:

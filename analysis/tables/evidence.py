@@ -51,6 +51,26 @@ PROOFS = {
         "tests/test_sac.py::test_s2pg_learns_what_plain_sac_learns_on_the_augmented_mdp": "and learns the same from "
         "the same replay",
     },
+    "gail": {
+        "tests/test_gail.py::test_the_policys_update_is_ppos_on_the_learned_rewards": "GAIL's policy step is PPO's, bit "
+        "for bit, on the rewards of the discriminator",
+        "tests/test_gail.py::test_the_discriminators_loss_equals_a_hand_computation": "the discriminator's loss is that "
+        "of the paper",
+        "tests/test_gail.py::test_memory_and_previous_action_never_reach_the_discriminator": "the memory is not what "
+        "gives the policy away",
+    },
+    "lsiq": {
+        "tests/test_lsiq.py::test_targets_equal_a_hand_computation": "targets are those of LS-IQ, after a terminal step "
+        "too",
+        "tests/test_lsiq.py::test_on_a_table_the_least_loss_is_the_bounded_reward_of_the_two_densities": "on a table the "
+        "loss is least where the theory says",
+        "tests/test_lsiq.py::test_refreshing_renews_the_memory_of_the_experts_steps_and_nothing_else": "the expert's "
+        "steps carry the memory of the policy of today",
+    },
+    "bc": {
+        "tests/test_bc.py::test_s2pgs_gradient_is_that_of_the_expected_likelihood": "S2PG's gradient is that of the "
+        "expected likelihood of the expert's actions, over all memories",
+    },
     "td3": {
         "tests/test_td3.py::test_s2pgs_gradients_are_those_of_plain_td3_on_the_augmented_mdp": "S2PG has the gradients "
         "of a stateless TD3 whose action includes the next memory (the theorem)",
@@ -59,6 +79,16 @@ PROOFS = {
     },
 }
 """Algorithms -> test -> what it proves."""
+
+CONCERNED = {
+    "ppo": ("ppo",),
+    "sac": ("sac", "sac and td3"),
+    "td3": ("td3", "sac and td3"),
+    "gail": ("gail", "ppo"),
+    "lsiq": ("lsiq", "sac", "sac and td3"),
+    "bc": ("bc",),
+}
+"""Algorithm -> keys of `PROOFS` that concern it."""
 
 ABOUT = (
     "Mean final return of each method minus that of no memory on the same task, with its 95 % bootstrap interval "
@@ -179,8 +209,7 @@ def _probe_table(results: Results) -> dict[str, Any]:
 
 def proofs(algorithm: str) -> dict[str, str]:
     """Test -> what it proves, of those that concern an algorithm."""
-    shared = {"ppo": (), "sac": ("sac and td3",), "td3": ("sac and td3",)}[algorithm]
-    return {test: said for part in (algorithm, *shared, "every algorithm") for test, said in PROOFS[part].items()}
+    return {test: said for part in (*CONCERNED[algorithm], "every algorithm") for test, said in PROOFS[part].items()}
 
 
 def _proofs(algorithm: str) -> list[dict[str, str]]:

@@ -25,7 +25,12 @@ class Episode(NamedTuple):
 
 @torch.inference_mode()
 def evaluate(
-    agent: Agent, envs: Sequence[gymnasium.Env], seeds: Sequence[int], mode: Mode, noise_seed: int
+    agent: Agent,
+    envs: Sequence[gymnasium.Env],
+    seeds: Sequence[int],
+    mode: Mode,
+    noise_seed: int,
+    visited: list[np.ndarray] | None = None,
 ) -> list[Episode]:
     """One episode in each environment, side by side; finished ones are no longer stepped.
 
@@ -33,6 +38,7 @@ def evaluate(
         seeds: of the initial states, one per environment; the same for every method, so that comparisons are paired.
         mode: "sample" draws decisions, "mean" takes the distribution's mean.
         noise_seed: of the sampled decisions.
+        visited: is given the states `[n, S]` that followed the steps, n at a time.
     """
     generator = torch.Generator(agent.device).manual_seed(noise_seed)
     key, n = agent.sight[0], len(envs)
@@ -47,6 +53,8 @@ def evaluate(
         steps = [envs[int(i)].step(a) for i, a in zip(alive, u[:, : agent.policy.actions].cpu().numpy(), strict=True)]
         returns[alive] += [step[1] for step in steps]
         lengths[alive] += 1
+        if visited is not None:
+            visited.append(np.stack([step[0]["state"] for step in steps]))
         for i, step in zip(alive, steps, strict=True):
             success[i], fallen[i] = step[4].get("success"), step[2]
         go = np.array([not (step[2] or step[3]) for step in steps])

@@ -23,6 +23,7 @@ from s2pg.data.dataset import Dataset, DatasetError, load
 from s2pg.data.demonstrations import check_widths
 from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.imitation.bc import BC
+from s2pg.imitation.distance import state_distance
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import Episode, evaluate, success_rate, survival
@@ -167,15 +168,10 @@ class Run:
         return {"train/return": float(returns), "train/length": float(lengths)}
 
     def _evaluate(self) -> dict[str, float]:
-        metrics, falls = {}, worlds.can_fall(self.config.task)
+        metrics = {}
         for mode in MODES:
-            episodes = self._episodes(mode)
-            metrics[f"eval/return/{mode}"] = float(np.mean([e.ret for e in episodes]))
-            metrics[f"eval/length/{mode}"] = float(np.mean([e.length for e in episodes]))
-            if (rate := success_rate(episodes)) is not None:
-                metrics[f"eval/success/{mode}"] = rate
-            if falls:
-                metrics[f"eval/survival/{mode}"] = survival(episodes)
+            episodes, visited = self._episodes(mode)
+            metrics |= {f"eval/{name}/{mode}": value for name, value in self._measured(episodes, visited).items()}
             when = {"step": self.step, "mode": mode}
             self.log.rows["episodes"] += [
                 {**when, "episode": i, "return": e.ret} | {k: v for k, v in e._asdict().items() if k != "ret"}
@@ -183,13 +179,30 @@ class Run:
             ]
         return metrics
 
-    def _episodes(self, mode: Mode) -> list[Episode]:
-        """Of the policy in its own environments; an expert's are those that were recorded, in both modes."""
-        seed = self.config.seed
+    def _episodes(self, mode: Mode) -> tuple[list[Episode], list[np.ndarray]]:
+        """Of the policy in its own environments, with the states visited; an expert's are those that were recorded."""
+        seed, visited = self.config.seed, []
         if self.agent.policy is None:
-            return recorded(self.expert)
+            return recorded(self.expert), visited
         seeds = [derive(seed, "evaluation", episode) for episode in range(self.config.eval_episodes)]
-        return evaluate(self.agent, self.eval_envs, seeds, mode, derive(seed, "evaluation noise", self.epoch))
+        noise = derive(seed, "evaluation noise", self.epoch)
+        keep = None if self.expert is None else visited
+        return evaluate(self.agent, self.eval_envs, seeds, mode, noise, keep), visited
+
+    def _measured(self, episodes: list[Episode], visited: list[np.ndarray]) -> dict[str, float]:
+        """What an evaluation is summed up in; survival where episodes can be terminated, distance to an expert."""
+        found = {
+            "return": float(np.mean([e.ret for e in episodes])),
+            "length": float(np.mean([e.length for e in episodes])),
+        }
+        if (rate := success_rate(episodes)) is not None:
+            found["success"] = rate
+        if worlds.can_fall(self.config.task):
+            found["survival"] = survival(episodes)
+        if visited and self.expert is not None:
+            states, known = np.concatenate(visited), self.expert.states
+            found["state_distance"] = state_distance(*map(torch.from_numpy, (states[:, : known.shape[1]], known)))
+        return found
 
     def _probe(self) -> None:
         """Write `probe.parquet`, what the final memory knows of what is hidden."""

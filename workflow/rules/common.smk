@@ -20,7 +20,7 @@ CHOSEN = [name for name in SETTINGS["experiments"] if name in EXPERIMENTS]
 # What `python -m analysis` makes of every experiment; a test holds the lists equal to its own.
 FIGURES = """success_against_delay success_rates sample_efficiency time_efficiency aggregates final_returns
     learning_curves learning_curves_time improvement profiles timing memory_probe kernel kernel_curves
-    learning_curves_other_mode diagnostics_action diagnostics_memory""".split()
+    learning_curves_other_mode imitation diagnostics_action diagnostics_memory""".split()
 TABLES = """returns success_rate longest_delay aggregates improvement wall_clock time_to_reach accounting memory_probe
     claims""".split()
 STUDY_SOURCES = [f"analysis/{name}.py" for name in ("style", "claims", "figures/common", "figures/timing")]
