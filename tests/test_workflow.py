@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from s2pg.config import list_experiments, list_studies, load_experiment, workflow_settings
+from s2pg.config import ConfigError, list_experiments, list_studies, load_experiment, workflow_settings
+from s2pg.data.dataset import load
 from s2pg.study import load_study
 from tests.synthetic import write_grid
 from workflow.scripts.grid import grid
@@ -221,6 +222,43 @@ def test_the_grid_says_what_each_method_is() -> None:
     assert [listed[m]["sigma_memory"] for m in ("s2pg_sigma002", "s2pg_sigma1")] == [0.02, 1.0]
     assert (listed["s2pg_size8"]["memory_size"], listed["s2pg_rnn"]["cell"]) == (8, "rnn")
     assert "clip" not in grid("ppo_pomdp", "paper")["methods"]["s2pg"], "the profile has a clip per task"
+
+
+# --- experts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "task", "experiment"),
+    [
+        ("smoke", "HopperM", "expert"),
+        ("demo", "InvertedPendulumV", "ppo_small"),
+    ],
+)
+def test_an_expert_is_recorded_from_one_run(scale: str, task: str, experiment: str, tmp_path: Path) -> None:
+    target = f"{tmp_path}/experts/{scale}/{task}.npz"
+    assert plan(ROOT, target, "--config", f"results={tmp_path}") == {"train": 1, "record_expert": 1}
+    assert common().expert(task, scale) == f"<results>/runs/{scale}/{experiment}/{task}/oracle/seed_0/done.json"
+
+
+def test_only_imitation_waits_for_an_expert() -> None:
+    rules = common()
+    assert not any(rules.dataset(name, "HopperV", "demo") for name in ("ppo_small", "sac_small", "expert"))
+    rules.dataset.__globals__["EXPERIMENTS"] = {"gail": SimpleNamespace(imitates=True)}
+    assert rules.dataset("gail", "HopperM", "demo") == ["<results>/experts/demo/HopperM.npz"]
+
+
+def test_a_task_without_an_expert_is_named_with_those_that_have_one() -> None:
+    with pytest.raises(ConfigError, match="AntV: no expert at scale demo; allowed: .*HopperM.*InvertedPendulumV"):
+        common().expert("AntV", "demo")
+
+
+@pytest.mark.slow
+def test_an_expert_is_trained_and_recorded_at_the_smoke_scale(tmp_path: Path) -> None:
+    target = tmp_path / "experts/smoke/HopperM.npz"
+    made = snakemake(ROOT, str(target), "--cores", "1", "--nolock", "--config", f"results={tmp_path}")
+    assert made.returncode == 0, made.stdout + made.stderr
+    card = load(target, 25).card
+    assert (card["task"], card["episodes"], card["run"]["experiment"]) == ("HopperM", 25, "expert")
 
 
 # --- a kill ----------------------------------------------------------------------------------------------------------

@@ -245,12 +245,14 @@ def _expert(config: RunConfig, path: Path | None) -> Dataset | None:
 def _claim(config: RunConfig, out: Path, expert: Dataset | None) -> None:
     """Make the folder this run's own: resume what is there, or move aside what has another configuration or expert."""
     path, text, facts = out / "config.yaml", config.to_yaml(), provenance()
-    if path.exists() and path.read_text() == text and _same_expert(out / "expert.json", expert):
+    same = path.exists() and path.read_text() == text
+    if same and _same_expert(out / "expert.json", expert):
         if not (out / "done.json").exists():
             _resume(out / "provenance.json", facts)
         return
     if any(item.name not in {".lock", "provenance.json", "expert.json"} for item in out.iterdir()):
-        _say(f"{out}: holds a run with another configuration or expert, moved to {checkpoint.archive(out)}")
+        what = "expert" if same else "configuration"
+        _say(f"{out}: holds a run with another {what}, moved to {checkpoint.archive(out)}")
     checkpoint.write_json(out / "provenance.json", facts)
     if expert is not None:
         checkpoint.write_json(out / "expert.json", expert.card)
