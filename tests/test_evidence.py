@@ -14,7 +14,7 @@ from analysis import claims, schema, stats
 from analysis.__main__ import main
 from analysis.load import collect
 from analysis.tables import TABLES, Results, evidence
-from analysis.tables.evidence import FEW, PROOFS, QUESTION, proofs
+from analysis.tables.evidence import CONCERNED, FEW, PROOFS, QUESTION, proofs
 from tests.synthetic import FAILED, MISSING, tables_from_returns, write_grid
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -98,8 +98,8 @@ SHOWN = {
     },
     "lsiq": ON_SAC
     | {
-        "imitation": "The critic's values of the policy's steps and of the expert's, the rewards that they imply (Q of a "
-        f"step minus the discounted value of what follows), and the share of targets cut off at the bounds. {FAR}"
+        "imitation": "The critic's values of the policy's steps and of the expert's, the rewards that they imply (Q of "
+        f"a step minus the discounted value of what follows), and the share of targets cut off at the bounds. {FAR}"
     },
     "bc": ON_PPO | {"imitation": f"How likely the policy makes the expert's actions. {FAR}"},
 }

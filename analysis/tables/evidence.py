@@ -52,18 +52,18 @@ PROOFS = {
         "the same replay",
     },
     "gail": {
-        "tests/test_gail.py::test_the_policys_update_is_ppos_on_the_learned_rewards": "GAIL's policy step is PPO's, bit "
-        "for bit, on the rewards of the discriminator",
-        "tests/test_gail.py::test_the_discriminators_loss_equals_a_hand_computation": "the discriminator's loss is that "
-        "of the paper",
+        "tests/test_gail.py::test_the_policys_update_is_ppos_on_the_learned_rewards": "GAIL's policy step is PPO's, "
+        "bit for bit, on the rewards of the discriminator",
+        "tests/test_gail.py::test_the_discriminators_loss_equals_a_hand_computation": "the discriminator's loss is "
+        "that of its equation",
         "tests/test_gail.py::test_memory_and_previous_action_never_reach_the_discriminator": "the memory is not what "
         "gives the policy away",
     },
     "lsiq": {
-        "tests/test_lsiq.py::test_targets_equal_a_hand_computation": "targets are those of LS-IQ, after a terminal step "
-        "too",
-        "tests/test_lsiq.py::test_on_a_table_the_least_loss_is_the_bounded_reward_of_the_two_densities": "on a table the "
-        "loss is least where the theory says",
+        "tests/test_lsiq.py::test_targets_equal_a_hand_computation": "targets are those of LS-IQ, after a terminal "
+        "step too",
+        "tests/test_lsiq.py::test_on_a_table_the_least_loss_is_the_bounded_reward_of_the_two_densities": "on a table "
+        "the loss is least where the theory says",
         "tests/test_lsiq.py::test_refreshing_renews_the_memory_of_the_experts_steps_and_nothing_else": "the expert's "
         "steps carry the memory of the policy of today",
     },
