@@ -150,7 +150,7 @@ def _bench(command: Command) -> None:
         metavar="K",
         type=count,
         default=5,
-        help="rounds timed, of an update, or of 50 of sac and td3 (default: 5)",
+        help="rounds timed, of an update, or of 50 of sac, td3 and lsiq (default: 5)",
     )
     add("--json", metavar="FILE", help="write every timing, with provenance")
 

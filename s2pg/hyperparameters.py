@@ -75,7 +75,7 @@ class OffPolicyConfig:
     lr_policy: float
     lr_value: float
     tau: float  # rate at which target networks follow
-    refresh: bool  # relabel the stored z' of a batch with fresh ones (read when the memory decides)
+    refresh: bool  # relabel the stored z' of a batch with fresh ones (of a decided memory; of any in an expert's steps)
     sequence_start: Literal["stored", "zero", "burn_in"]  # memory before the first step of a context
     burn_in: int  # steps before a context that only warm the memory up, >= 1 (read with sequence_start: burn_in)
     memory_size: int  # Z of a recurrent memory

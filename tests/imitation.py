@@ -13,12 +13,23 @@ from s2pg.data.replay import Replay
 from s2pg.data.rollout import Rollout
 from s2pg.training import worlds
 
+Controller = Callable[[np.ndarray], np.ndarray]
 GAINS = np.array([0.5, 6.0, 0.7, 1.0])  # of cart, pole and their velocities
 
 
 def balance(state: np.ndarray) -> np.ndarray:
     """Keeps the pole of InvertedPendulum upright, from all four numbers of its state."""
     return np.clip(state[:4] @ GAINS, -3, 3, dtype=np.float32)[None]
+
+
+def restless(controller: Controller, sigma: float) -> Controller:
+    """The controller with Gaussian noise on its action, within InvertedPendulum's range."""
+    noise = np.random.default_rng(0)
+
+    def act(state: np.ndarray) -> np.ndarray:
+        return np.clip(controller(state) + sigma * noise.standard_normal(1), -3, 3).astype(np.float32)
+
+    return act
 
 
 def step(obs: dict, action: np.ndarray, following: dict, start: bool, terminated: bool, ended: bool) -> Rollout:
@@ -35,7 +46,7 @@ def step(obs: dict, action: np.ndarray, following: dict, start: bool, terminated
 
 
 def demonstrated(
-    task: str, options: dict[str, Any], controller: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int = 0
+    task: str, options: dict[str, Any], controller: Controller, episodes: int, seed: int = 0
 ) -> tuple[Replay, float]:
     """Episodes of a controller that sees the state, and their mean return."""
     env, spec, total, steps = worlds.make(task, options), worlds.spec(task, options), 0.0, []

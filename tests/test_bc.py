@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 from s2pg.build import build
 from s2pg.config import RunConfig
+from s2pg.config import hparams as profile
 from s2pg.data.replay import Replay
 from s2pg.data.rollout import Rollout, Stopwatch
 from s2pg.data.sequences import Sequences
 from s2pg.hyperparameters import BCConfig
 from s2pg.imitation.bc import BC
-from s2pg.training import checkpoint
+from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
+from s2pg.training.loop import train
 from s2pg.training.worlds import Spec
 from s2pg.types import View, Width
 from tests.helpers import same_bits, seeded, tiny
+from tests.imitation import demonstrated
 from tests.offpolicy import CLOSE
 
 ONE = Spec({"obs": Width(1, 0), "state": Width(2, 0)}, np.array([-1.0], np.float32), np.array([1.0], np.float32))
@@ -209,6 +214,20 @@ def updated(algorithm: BC, updates: int, seed: int = 0) -> dict[str, float]:
     return logs
 
 
+@pytest.mark.parametrize(("method", "least", "most"), [("s2pg", 0.99, 1.0), ("bptt5", 0.99, 1.0), ("none", 0.3, 0.7)])
+def test_what_the_expert_remembers_is_learned_from_its_actions(method: str, least: float, most: float) -> None:
+    """It shows the sign of what it saw two steps ago; the share of right signs, with the profile's values."""
+    cue = 2.0 * (torch.rand(200, generator=seeded(1)) < 0.5) - 1
+    obs, zero = torch.stack([cue, torch.full((200,), 0.5), torch.zeros(200)]), torch.zeros(200)
+    values = profile("bc", "matched", method, "CueRecall")
+    values |= {"observation_clip": None, "rollout": 512, "policy_head": (64,), "value_head": (64, 64)}
+    _, algorithm = cloner(cloning(method, "privileged", **values), episodes(obs, torch.stack([zero, zero, cue])))
+    updated(algorithm, 20)
+    rollout = algorithm.collect(64, seeded(7), Stopwatch())
+    right = (rollout.mean[..., 0] * rollout.u[..., 0] > 0)[rollout.done].float().mean().item()
+    assert least <= right <= most
+
+
 @pytest.mark.parametrize("sight", ["blind", "privileged"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_the_experts_actions_likelier(method: str, sight: str) -> None:
@@ -227,3 +246,14 @@ def test_a_resumed_agent_learns_on_bit_for_bit(method: str, tmp_path: Path) -> N
     for one in (algorithm, resumed):
         updated(one, 2, seed=3)
     assert same_bits(agent.state_dict(), other.state_dict())
+
+
+def test_the_training_loop_needs_no_environment_to_learn_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs, evaluations and checkpoints are those of every other algorithm; steps are the expert's."""
+    options = {"max_episode_steps": 11}
+    expert, _ = demonstrated("PendulumV", options, lambda state: state[2:3], 3)
+    config = replace(cloning(observation_clip=10.0), task="PendulumV", task_options=options, epochs=2)
+    monkeypatch.setattr(worlds, "make_vector", None)
+    done = train(config, partial(build, expert=expert), tmp_path, progress=False)
+    assert (done["status"], done["steps"]) == ("finished", 64)
+    assert set(pd.read_parquet(tmp_path / "episodes.parquet").step) == {0, 32, 64}

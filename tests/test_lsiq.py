@@ -14,12 +14,17 @@ from s2pg.algorithms.offpolicy import Transitions
 from s2pg.build import build
 from s2pg.config import RunConfig
 from s2pg.data.replay import Replay
+from s2pg.data.rollout import Stopwatch
 from s2pg.hyperparameters import LSIQConfig
 from s2pg.imitation.lsiq import LSIQ, iq_loss, lsiq_loss, lsiq_targets
 from s2pg.imitation.retrace import retrace
+from s2pg.timing.lanes import configuration
+from s2pg.training import worlds
 from s2pg.training.agent import Agent
+from s2pg.training.evaluate import evaluate
 from s2pg.types import View
-from tests.helpers import same_bits, seeded
+from tests.helpers import collector, same_bits, seeded
+from tests.imitation import balance, demonstrated, restless
 from tests.offpolicy import BOX, CLOSE, METHODS, agent_of, experience, held, learned, restored, small
 
 IMITATION = {
@@ -253,6 +258,21 @@ def test_a_batch_holds_the_policys_steps_and_then_the_experts(method: str) -> No
     assert 30 < len(batch.u) - own <= 80
 
 
+def test_to_s2pg_a_step_of_the_experts_is_one_of_the_augmented_mdp() -> None:
+    """x = (o, z), u = (a, z'), x' = (o', z'), with the memory that its policy has there."""
+    agent = imitator(imitating("s2pg", "privileged"))
+    batch, replay = agent.algorithm.sample(seeded(0)), agent.algorithm.expert
+    rows = batch.rows[batch.own :]
+    assert torch.equal(batch.u[batch.own :], torch.cat([replay.action[rows], replay.z[rows + 1]], -1))
+    for view, at in ((batch.critic_view, rows), (batch.next_critic_view, rows + 1)):
+        assert torch.equal(view.obs[batch.own :, 0], torch.cat([replay.obs["state"][at], replay.z[at]], -1))
+    assert torch.equal(batch.view.obs[batch.own :, 0], replay.obs["obs"][rows])
+    assert torch.equal(batch.view.z[batch.own :], replay.z[rows])
+    following = batch.successor(agent.policy, torch.zeros(len(batch.u), 0))
+    assert torch.equal(following.obs[batch.own :, 0], replay.obs["obs"][rows + 1])
+    assert torch.equal(following.z[batch.own :], replay.z[rows + 1])
+
+
 @pytest.mark.parametrize("method", ["s2pg", "bptt5", "bptt32_all"])
 def test_the_initial_memory_of_the_experts_steps_is_the_policys_along_its_episodes(method: str) -> None:
     """Read step by step, one episode after the other; noise is too small to matter."""
@@ -337,3 +357,45 @@ def test_retracing_is_repeatable_and_follows_the_policy() -> None:
         found.append(replay.z)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+# --- it learns -------------------------------------------------------------------------------------------------------
+
+STEPS, OPTIONS = 4500, {"max_episode_steps": 200}
+QUICK = {  # of the profile `matched`, with networks and batches that a test has time for
+    "gamma": 0.95,
+    "tau": 0.01,
+    "num_envs": 2,
+    "rollout": 4,
+    "updates": 2,
+    "warmup": 500,
+    "warmup_policy": 500,
+    "batch": 64,
+    "expert_batch": 64,
+    "temperature": 0.1,
+    "lr_policy": 1e-3,
+    "lr_value": 1e-3,
+    "lr_temperature": 1e-3,
+    "memory_size": 16,
+    "features": 64,
+    "policy_head": [64],
+    "value_head": [64, 64],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_s2pg_imitates_an_expert_that_sees_velocities(seed: int) -> None:
+    """InvertedPendulum balanced from positions: at least 0.8 of the return of five episodes' expert."""
+    task, method = "InvertedPendulumV", "s2pg"
+    expert, best = demonstrated(task, OPTIONS, restless(balance, 0.5), 5)
+    config = configuration(task, method, "matched", "lsiq", "privileged", changes=QUICK, seed=seed)
+    config = replace(config, task_options=OPTIONS)
+    agent, generator = build(config, worlds.spec(task, OPTIONS), expert), seeded(seed)
+    loop = collector(agent, config, seed)
+    for _ in range(STEPS // config.hparams.rollout):
+        agent.algorithm.update(loop.collect(2, generator, Stopwatch()), generator)
+    envs = [worlds.make(task, OPTIONS) for _ in range(10)]
+    found = evaluate(agent, envs, range(1000, 1010), "mean", 7)
+    assert best == 200
+    assert sum(episode.ret for episode in found) / len(found) >= 0.8 * best
