@@ -155,7 +155,7 @@ def test_a_run_that_diverges_is_a_result_and_exits_with_0(tmp_path: Path, capsys
     [
         (
             ["--experiment", "ppo_smal"],
-            "experiment: unknown 'ppo_smal'; allowed: cue_recall_blind, cue_recall_privileged, kernel, ",
+            "experiment: unknown 'ppo_smal'; allowed: cue_recall_blind, cue_recall_privileged, expert, ",
         ),
         (["--task", "HoperV"], "task: unknown 'HoperV'; allowed: HopperV"),
         (["--method", "s2p"], "method: unknown 's2p'; allowed: "),

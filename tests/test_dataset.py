@@ -219,6 +219,13 @@ def test_every_step_is_followed_by_its_successor_and_by_what_is_shown_of_its_act
     assert (replay.z.shape, float(replay.z.abs().sum())) == ((11, 3), 0.0)
 
 
+def test_a_run_gets_what_its_networks_read() -> None:
+    whole = demonstrations(episodes(), spec())
+    part = demonstrations(episodes(), spec(), widths={"state": worlds.Width(5, 0)})
+    assert list(part.obs) == ["state"]
+    assert torch.equal(part.obs["state"], whole.obs["state"][:, :5])
+
+
 def test_a_blank_previous_action_stays_blank() -> None:
     assert not demonstrations(episodes(), spec(blank=True)).obs["state"][:, 5:].any()
 

@@ -285,10 +285,12 @@ def test_survival_is_the_share_of_episodes_that_were_truncated(tmp_path: Path) -
         assert said == pytest.approx(1 - mine["terminated"].astype(float).mean())
 
 
-def test_tasks_in_which_nobody_falls_say_nothing_about_it(tmp_path: Path) -> None:
-    train(replace(tiny(), epochs=0), tmp_path, None)
+@pytest.mark.parametrize(("task", "ends"), [("PendulumV", False), ("CueRecall", True)])
+def test_tasks_in_which_nobody_falls_say_nothing_about_it(task: str, ends: bool, tmp_path: Path) -> None:
+    """A pendulum swings until it is truncated; cue recall ends its episodes itself."""
+    train(replace(tiny(task=task), epochs=0), tmp_path, None)
     assert not any(tag.startswith("eval/survival") for tag in read_scalars(tmp_path).tag)
-    assert not pd.read_parquet(tmp_path / "episodes.parquet")["terminated"].any()
+    assert (pd.read_parquet(tmp_path / "episodes.parquet")["terminated"] == ends).all()
 
 
 # --- distance of states ----------------------------------------------------------------------------------------------

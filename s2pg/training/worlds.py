@@ -56,7 +56,8 @@ def can_fall(task: str) -> bool:
     """Whether an episode can be terminated before the horizon at which it is truncated."""
     from envs.tasks import task as lookup
 
-    return lookup(task).falls
+    row = lookup(task)
+    return row.falls and row.horizon is not None
 
 
 def derive(seed: int, *path: str | int) -> int:
