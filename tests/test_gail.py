@@ -334,13 +334,14 @@ def test_s2pg_imitates_an_expert_that_sees_velocities(seed: int) -> None:
     """
     changes = {"sigma_action": 0.3, "imitation_reward": "logit"}
     hp = GAILConfig(**(profile("gail", "matched", "s2pg", "LinearGaussian") | changes))
-    config = replace(small(), task="LinearGaussian", task_options={}, hparams=hp, seed=seed)
+    budget = {"hparams": hp, "steps_per_epoch": 45 * hp.rollout}
+    config = replace(small(), task="LinearGaussian", task_options={}, seed=seed, **budget)
     torch.set_num_threads(1)
     expert, returns = demonstrations(config.task, {}, damped, 50)
     noise = np.random.default_rng(0)
     at_random = demonstrations(config.task, {}, lambda state: noise.uniform(-1, 1, 1), 200)[1]
     agent, began = learner(config, expert), time.process_time()
-    train_epoch(agent, replace(config, steps_per_epoch=45 * hp.rollout), seed)
+    train_epoch(agent, config, seed)
     assert time.process_time() - began < 100
     envs: list[gymnasium.Env] = [worlds.make(config.task, {}) for _ in range(200)]
     reached = np.mean([episode.ret for episode in evaluate(agent, envs, range(500, 700), "mean", 0)])
