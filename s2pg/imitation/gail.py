@@ -92,8 +92,8 @@ class GAIL:
         ppo: learns from the rollouts; its critic's sight is D's.
         expert: what the expert did, observations as they were.
         normaliser: of the observations that D sees. It moves with the policy's rollouts alone.
-        box: the action range. D sees actions as the environment applies them, cut off to it, so that a policy cannot be
-            told by its noise beyond.
+        box: the action range. D sees actions as the environment applies them, cut off to it (the reference: as they
+            are), so that a policy cannot be told by its noise beyond. So too in LinearGaussian, which cuts nothing off.
     """
 
     def __init__(self, ppo: PPO, hparams: GAILConfig, expert: Replay, normaliser: Normaliser, box: Clamp) -> None:
