@@ -156,7 +156,7 @@ def test_the_critics_gradient_is_that_of_the_loss_on_both_halves(method: str, lo
     agent, hparams = imitator(config), config.hparams
     batch = agent.algorithm.sample(seeded(0))
     with held(agent.algorithm) as found:
-        agent.algorithm.learn(batch, seeded(1))
+        logs = agent.algorithm.learn(batch, seeded(1))
     parts = slow(batch, agent, 1)
     y = 0.99 * torch.where(batch.terminated, 0.0, parts["value"])
     own = slice(48)
@@ -170,6 +170,7 @@ def test_the_critics_gradient_is_that_of_the_loss_on_both_halves(method: str, lo
     else:
         reward, weight = parts["q"] - y, torch.where(batch.terminated, 0.01, 1.0)
         expected = (parts["v"] - y).mean(1) - reward[:, 48:].mean(1) + 0.5 * (weight * reward**2).mean(1)
+    assert logs["loss/value"].item() == pytest.approx(expected.sum().item(), rel=1e-4)
     gradients = torch.autograd.grad(expected.sum(), list(agent.critic.parameters()), allow_unused=True)
     assert hparams.regulariser == 0.5
     for ours, theirs in zip(found["value"], gradients, strict=True):
