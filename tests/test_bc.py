@@ -94,7 +94,7 @@ def exact(agent: Agent) -> Tensor:
 def sampled(agent: Agent, algorithm: BC, rows: Tensor, generator: torch.Generator) -> list[Tensor]:
     """The gradient of the sum over an episode, from one rollout of whole episodes `rows [T, N]`."""
     with torch.no_grad():
-        batch, _ = algorithm.prepare(algorithm.retrace(rows, generator))
+        batch, _ = algorithm.prepare(algorithm.follow(rows, generator))
     every = torch.arange(rows.numel()).unsqueeze(-1)
     loss = algorithm.losses(batch.take(Sequences(every, torch.ones_like(every, dtype=torch.bool)))).policy
     parameters = [p for p in agent.policy.parameters() if p.requires_grad]
@@ -107,7 +107,7 @@ def test_s2pgs_gradient_is_that_of_the_expected_likelihood(lam: float) -> None:
 
     The baseline is an untrained V, which must not matter; with lambda 0 it does, because then V is what follows.
     """
-    number, values = 2000, {"gamma": 1.0, "gae_lambda": lam, "memory_size": 1, "sigma_memory": 0.7, "sigma_action": 0.6}
+    number, values = 2000, {"gamma": 1.0, "gae_lambda": lam, "memory_size": 1, "sigma_memory": 0.7, "sigma_action": 0.4}
     agent, algorithm = cloner(
         cloning("s2pg", "privileged", **values), episodes(OBS.expand(-1, number), ACTION.expand(-1, number))
     )
@@ -129,7 +129,7 @@ def test_s2pgs_gradient_is_that_of_the_expected_likelihood(lam: float) -> None:
 
 
 def _likelihood(agent: Agent, algorithm: BC, rows: Tensor, generator: torch.Generator) -> Tensor:
-    rollout = algorithm.retrace(rows, generator)
+    rollout = algorithm.follow(rows, generator)
     view = View(rollout.obs["obs"].reshape(-1, 1, 1), rollout.start.reshape(-1, 1), rollout.z.flatten(0, 1))
     return -agent.policy(view).log_prob(rollout.u.flatten(0, 1))[:, 0].mean()
 
@@ -140,7 +140,7 @@ def test_other_memories_descend_the_likelihood_of_what_is_unrolled(method: str) 
     agent, algorithm = cloner(cloning(method), random_episodes(5, 1))
     rows = algorithm.expert.valid.nonzero()
     with torch.no_grad():
-        rollout = algorithm.retrace(rows, seeded(0))
+        rollout = algorithm.follow(rows, seeded(0))
         batch, metrics = algorithm.prepare(rollout)
     z, total = agent.policy.memory.initial(1), torch.zeros(())
     for t in range(5):
@@ -188,7 +188,7 @@ def test_a_rollout_follows_the_experts_episodes_with_the_policys_memory(method: 
 def test_the_memory_that_a_piece_begins_with_is_that_of_the_last_time() -> None:
     agent, algorithm = cloner(cloning("s2pg", rollout=40, num_envs=2))
     before, rows = algorithm.expert.z.clone(), torch.tensor([[3], [4]])
-    rollout = algorithm.retrace(rows, seeded(0))
+    rollout = algorithm.follow(rows, seeded(0))
     assert torch.equal(rollout.z[0, 0], before[3])
     assert torch.equal(algorithm.expert.z[4:6], rollout.z_next[:, 0])
     assert not torch.equal(algorithm.expert.z[4:6], before[4:6])

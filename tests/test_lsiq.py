@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s2pg.algorithms.offpolicy import Transitions
 from s2pg.build import build
-from s2pg.config import RunConfig
+from s2pg.config import RunConfig, hparams
 from s2pg.data.replay import Replay
 from s2pg.data.rollout import Stopwatch
 from s2pg.hyperparameters import LSIQConfig
@@ -153,10 +153,10 @@ def slow(batch: Transitions, agent: Agent, seed: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("method", ["none", "bptt5", "s2pg"])
 def test_the_critics_gradient_is_that_of_the_loss_on_both_halves(method: str, loss: str) -> None:
     config = imitating(method, imitation_loss=loss, critics=2)
-    agent, hparams = imitator(config), config.hparams
+    agent = imitator(config)
     batch = agent.algorithm.sample(seeded(0))
     with held(agent.algorithm) as found:
-        agent.algorithm.learn(batch, seeded(1))
+        logs = agent.algorithm.learn(batch, seeded(1))
     parts = slow(batch, agent, 1)
     y = 0.99 * torch.where(batch.terminated, 0.0, parts["value"])
     own = slice(48)
@@ -170,8 +170,9 @@ def test_the_critics_gradient_is_that_of_the_loss_on_both_halves(method: str, lo
     else:
         reward, weight = parts["q"] - y, torch.where(batch.terminated, 0.01, 1.0)
         expected = (parts["v"] - y).mean(1) - reward[:, 48:].mean(1) + 0.5 * (weight * reward**2).mean(1)
+    assert logs["loss/value"].item() == pytest.approx(expected.sum().item(), rel=1e-4)
     gradients = torch.autograd.grad(expected.sum(), list(agent.critic.parameters()), allow_unused=True)
-    assert hparams.regulariser == 0.5
+    assert config.hparams.regulariser == 0.5
     for ours, theirs in zip(found["value"], gradients, strict=True):
         torch.testing.assert_close(ours, torch.zeros_like(ours) if theirs is None else theirs, rtol=1e-3, atol=1e-4)
 
@@ -357,6 +358,31 @@ def test_retracing_is_repeatable_and_follows_the_policy() -> None:
         found.append(replay.z)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("method", "lr_policy", "previous_action", "critic"),
+    [
+        ("s2pg", 1e-4, False, [[256, 128], [128]]),
+        ("bptt5", 3e-5, True, [[], [256, 256]]),
+        ("none", 1e-4, False, [[], [256, 256]]),
+    ],
+)
+def test_profile_reference_has_the_launchers_values(
+    method: str, lr_policy: float, previous_action: bool, critic: list[list[int]]
+) -> None:
+    values = hparams("lsiq", "reference", method, "HopperV")
+    assert (values["lr_policy"], values["previous_action"]) == (lr_policy, previous_action)
+    assert [values["value_encoder"], values["value_head"]] == critic
+    shared = {"regulariser": 0.5, "batch": 256, "expert_batch": 256, "warmup_policy": 26000, "tau": 0.005, "critics": 1}
+    assert {key: values[key] for key in shared} == shared
+
+
+def test_profile_matched_differs_between_memories_in_the_policys_head_only() -> None:
+    found = {m: hparams("lsiq", "matched", m, "HopperV") for m in METHODS}
+    assert all({**values, "policy_head": [128]} == found["s2pg"] for values in found.values())
+    sac = hparams("sac", "matched", "s2pg", "HopperV")
+    assert {key: found["s2pg"][key] for key in sac} == sac
 
 
 # --- it learns -------------------------------------------------------------------------------------------------------

@@ -58,12 +58,12 @@ class BC(PPO):
         watch.start()
         first = torch.randint(len(self._rows), (self.hparams.num_envs,), generator=generator, device=self._rows.device)
         ahead = torch.arange(steps, device=self._rows.device).unsqueeze(-1)
-        rollout = self.retrace(self._rows[(first + ahead) % len(self._rows)], generator)
+        rollout = self.follow(self._rows[(first + ahead) % len(self._rows)], generator)
         watch.lap("acting")
         return rollout
 
     @torch.no_grad()
-    def retrace(self, rows: Tensor, generator: torch.Generator) -> Rollout:
+    def follow(self, rows: Tensor, generator: torch.Generator) -> Rollout:
         """The expert's steps in `rows [T, N]`, with memories of today's policy after the first of them.
 
         A column may end one episode and begin the next. The reward of a step is the log-likelihood of the action after
