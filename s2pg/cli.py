@@ -116,6 +116,7 @@ def _record(command: Command) -> None:
     add("--episodes", metavar="N", type=count, default=25, help="default: 25")
     add("--mode", choices=["sample", "mean"], default="sample", help="draw decisions or take their mean")
     add("--seed", metavar="S", type=natural, default=0, help="of initial states and noise (default: 0)")
+    add("--task-options", metavar="YAML", help="arguments of the environment, e.g. '{max_episode_steps: 200}'")
 
 
 def _watch(command: Command) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
+from s2pg.build import spec
 from s2pg.commands.runs import Opened, open_run
-from s2pg.config import ConfigError
+from s2pg.config import ConfigError, RunConfig
 from s2pg.data.dataset import Dataset, save
 from s2pg.training import checkpoint, worlds
 from s2pg.training.checkpoint import RunError
@@ -30,6 +33,7 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"--out: {out} must end in .npz (the card gets the same name, ending in .json)")
     run = open_run(folder)
     _check_finished(folder)
+    run = run._replace(config=with_options(run.config, args.task_options))
     seeds = [derive(args.seed, "demonstrations", i) for i in range(args.episodes)]
     envs = [worlds.make(run.config.task, run.config.task_options) for _ in range(min(args.episodes, TOGETHER))]
     dataset = record(run.agent, envs, seeds, args.mode, derive(args.seed, "demonstrations noise"))
@@ -38,6 +42,16 @@ def run(args: Namespace) -> int:
     card = save(dataset, out, about(run, folder, dataset, args.mode) | {"seed": args.seed, "seeds": seeds})
     print(f"{run}: {args.episodes} episodes ({args.mode}), {len(dataset)} steps, {said(card)} ({out})")
     return 0
+
+
+def with_options(config: RunConfig, text: str | None) -> RunConfig:
+    """The run's configuration with other arguments of its environment, given as YAML. Raises ConfigError for others."""
+    given = yaml.safe_load(text) if text else {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"--task-options: {text!r} is no mapping, e.g. '{{max_episode_steps: 200}}'")
+    options = {**config.task_options, **given}
+    spec(config.task, options)
+    return replace(config, task_options=options)
 
 
 def said(card: dict[str, Any]) -> str:

@@ -238,6 +238,8 @@ def _expert(config: RunConfig, path: Path | None) -> Dataset | None:
     dataset = load(path, config.expert_episodes)
     if (task := dataset.card.get("task", config.task)) != config.task:
         raise DatasetError(f"{path}: was recorded in {task}, not in {config.task}; record an expert in this task")
+    if (options := dataset.card.get("task_options", config.task_options)) != config.task_options:
+        raise DatasetError(f"{path}: was recorded with task_options {options}, the run has {config.task_options}")
     check_widths(dataset, worlds.spec(config.task, config.task_options))
     return dataset
 

@@ -14,8 +14,10 @@ rule record_expert:
         runtime=30,
     params:
         folder=subpath(input[0], parent=True),
+        options=lambda w: json.dumps(EXPERIMENTS["expert"].options(w.task)),
         episodes=25,  # as many as the largest sets that imitation is usually compared on
     message:
         "Recording the expert of {wildcards.task}"
     shell:
-        "python -m s2pg.cli record {params.folder} --episodes {params.episodes} --out {output.dataset} > {log} 2>&1"
+        "python -m s2pg.cli record {params.folder} --episodes {params.episodes} --task-options '{params.options}'"
+        " --out {output.dataset} > {log} 2>&1"
