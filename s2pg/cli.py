@@ -29,7 +29,8 @@ SCALES = "smoke, demo, lite or paper"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code.
 
-    0: done (also when a run diverged), 1: a check of `doctor` failed, 2: a user's mistake, 130: interrupted.
+    0: done (also when a run diverged), 1: a check of `doctor` failed, 2: a user's mistake, 75: a run was stopped by SIGTERM
+    and can go on, 130: interrupted.
     """
     args = parser().parse_args(arguments)
     for library in ("OMP", "MKL", "OPENBLAS"):  # read when numpy and torch load

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from s2pg.algorithms.finite import Diverged
 from s2pg.config import RunConfig
 from s2pg.data.rollout import Collector, Stopwatch
-from s2pg.training import checkpoint, worlds
+from s2pg.training import checkpoint, lock, stop, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import evaluate, success_rate
 from s2pg.training.log import PROBE, Log, close, text_log
@@ -37,22 +37,24 @@ def train(
 ) -> dict:
     """Train one run into the folder `out` and return the content of its `done.json`.
 
-    A finished run is left alone, an interrupted one is resumed from its checkpoint, and a folder that holds a run with
-    another configuration is moved aside to `<out>.archived-<k>`.
+    A finished run is left alone, an interrupted one is resumed from its checkpoint. A folder that holds a run with
+    another configuration, or a damaged checkpoint, is moved aside to `<out>.archived-<k>`.
 
     Raises:
-        RunError: the folder's checkpoint is damaged, or a file cannot be written.
+        RunError: a file cannot be read or written.
+        Stopped: SIGTERM came; the epoch that it came in has been finished and its checkpoint written.
     """
-    with checkpoint.only_one(out, lambda: _say(f"{out}: another process trains this run; waiting for it to end")):
+    with lock.only_one(out, lambda: _say(f"{out}: another process trains this run; waiting for it to end")):
         _claim(config, out)
         if (out / "done.json").exists():
             _say(f"{out}: already finished")
             return checkpoint.read_json(out / "done.json")
-        run = Run(config, build, out)
-        try:
-            done = run.to_the_end(progress)
-        finally:
-            run.close()
+        with stop.on_request() as asked:
+            run = _begin(config, build, out)
+            try:
+                done = run.to_the_end(progress, asked)
+            finally:
+                run.close()
         checkpoint.write_json(out / "done.json", done)
         return done
 
@@ -68,6 +70,7 @@ class Run:
         if state:
             self.agent.load_state_dict(state["agent"])
         self.epoch, self.seconds = state.get("epoch", -1), state.get("seconds", 0.0)
+        self.peak_before = state.get("peak_memory_mb", 0.0)
         self.log = Log(out, state.get("rows", {}), self.step)
         self.text = text_log(out)
         self.text.info("resumed after epoch %d", self.epoch) if state else self.text.info("started")
@@ -85,13 +88,23 @@ class Run:
         """Epochs to train: none for the random anchor, which is only evaluated."""
         return 0 if self.agent.algorithm is None else self.config.epochs
 
-    def to_the_end(self, progress: bool) -> dict[str, Any]:
-        """Evaluate before training and after every epoch; returns the content of `done.json`."""
+    @property
+    def peak_memory_mb(self) -> float:
+        """Largest resident memory of this process and of those that the run was interrupted in."""
+        return max(self.peak_before, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1))
+
+    def to_the_end(self, progress: bool, asked: Callable[[], bool] = bool) -> dict[str, Any]:
+        """Evaluate before training and after every epoch; returns the content of `done.json`.
+
+        Raises Stopped between two epochs once `asked` says so.
+        """
         reason = None
         total, first = self.epochs * self.config.steps_per_epoch, self.step
         quiet = not (progress and sys.stderr.isatty())
         with tqdm(total=total, initial=first, unit="step", unit_scale=True, disable=quiet) as bar:
             while self.epoch < self.epochs:
+                if asked():
+                    raise self._stopped()
                 try:
                     self._next_epoch(bar)
                 except Diverged as error:
@@ -105,8 +118,13 @@ class Run:
             "reason": reason,
             "steps": self.step,
             "seconds": round(self.seconds, 3),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "peak_memory_mb": self.peak_memory_mb,
         }
+
+    def _stopped(self) -> stop.Stopped:
+        text = f"stopped on request after {self.epoch} of {self.epochs} epochs"
+        self.text.info(text)
+        return stop.Stopped(text)
 
     def close(self) -> None:
         """Close files and environments."""
@@ -129,7 +147,7 @@ class Run:
         self._record(metrics, watch.seconds)
         agent = self.agent.state_dict(resumable=self.epoch < self.epochs)
         state = {"epoch": self.epoch, "seconds": self.seconds, "agent": agent, "rows": self.log.rows}
-        checkpoint.save(self.out / "checkpoint.pt", state)
+        checkpoint.save(self.out / "checkpoint.pt", state | {"peak_memory_mb": self.peak_memory_mb})
         bar.set_postfix({m: f"{metrics[f'eval/return/{m}']:.1f}" for m in MODES})
 
     def _train_epoch(self, watch: Stopwatch, bar: tqdm) -> dict[str, float]:
@@ -192,6 +210,17 @@ class Run:
         agent, config = self.agent, self.config
         envs = worlds.make_vector(config.task, config.task_options, config.hparams.num_envs)
         return Collector(envs, agent.policy, agent.critic, agent.sight, agent.normalisers, agent.device)
+
+
+def _begin(config: RunConfig, build: Callable[[RunConfig, worlds.Spec], Agent], out: Path) -> Run:
+    """The run from its checkpoint; from its beginning if that is damaged, with all that was there moved aside."""
+    try:
+        return Run(config, build, out)
+    except checkpoint.Damaged as error:
+        aside = checkpoint.archive(out)
+        _say(f"{error}; moved to {aside}, trained from the beginning")
+        _claim(config, out)
+        return Run(config, build, out)
 
 
 def _claim(config: RunConfig, out: Path) -> None:
