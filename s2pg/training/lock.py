@@ -1,8 +1,8 @@
 """One process per run folder, also where several machines share the folder. Without torch.
 
-`flock` decides on one machine, and on shared file systems that pass it on. Some do not (Lustre and NFS, depending on how
-they were mounted). The lock file therefore also says who holds it, and its time is renewed while the holder lives: a
-holder on another machine that was alive lately is waited for, whatever `flock` says. `s2pg status` reads the same.
+`flock` decides on one machine, and on shared file systems that pass it on. Some do not (Lustre and NFS, depending on
+how they were mounted). The lock file therefore also says who holds it, and its time is renewed while the holder lives:
+a holder on another machine that was alive lately is waited for, whatever `flock` says. `s2pg status` reads the same.
 """
 
 from __future__ import annotations

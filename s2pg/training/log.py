@@ -26,8 +26,9 @@ PROBE = {"group": "str", "features": "str", "r2": "float64", "dimensions": "int6
 class Log:
     """Scalars and tables of one run.
 
-    The tables are part of the checkpoint (`rows`), so that a resumed run rewrites what lies beyond it. Events of a killed
-    run may overlap; readers keep the last value of (tag, step). However often a run is resumed, it leaves one event file.
+    The tables are part of the checkpoint (`rows`), so that a resumed run rewrites what lies beyond it. Events of a
+    killed run may overlap; readers keep the last value of (tag, step). However often a run is resumed, it leaves one
+    event file.
     """
 
     def __init__(self, folder: Path, rows: dict[str, list[dict]], resumed_at: int) -> None:
