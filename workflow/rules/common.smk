@@ -107,11 +107,6 @@ def notice(wildcards) -> str:
     return f"--signal=TERM@{seconds[pack]}"
 
 
-def gpus(wildcards) -> int:
-    """GPUs of a training job: one with `--config device=cuda`."""
-    return int(SETTINGS["device"] == "cuda")
-
-
 def cores(wildcards) -> int:
     """Cores of a training job."""
     return EXPERIMENTS[wildcards.experiment].resources["cores"]

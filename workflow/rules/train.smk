@@ -14,7 +14,7 @@ rule train:
         mem_mb=megabytes,
         runtime=minutes,
         slurm_extra=notice,
-        gpu=gpus,
+        gpu=int(SETTINGS["device"] == "cuda"),
     params:
         folder=subpath(output[0], parent=True),
         config=lambda w: fingerprint(w.experiment, w.task, w.method, w.scale),
