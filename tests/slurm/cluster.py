@@ -205,9 +205,9 @@ def start_controller() -> None:
     wait(lambda: works("scontrol", "ping") and works("squeue"), "slurmctld")
 
 
-def start_node() -> None:
-    """The daemon that runs jobs."""
-    run("slurmd", "-N", "node1")
+def start_node(rebooted: bool = False) -> None:
+    """The daemon that runs jobs. After `rebooted` the controller knows that nothing runs there any more."""
+    run("slurmd", "-N", "node1", *(["-b"] if rebooted else []))
     wait(lambda: node_state() in ("idle", "mix", "alloc"), "the node")
 
 

@@ -165,7 +165,7 @@ def node_lost(site: Site) -> None:
     for process in jobs_processes():
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    cluster.start_node()
+    cluster.start_node(rebooted=True)
     site.finish(controller)
     expect_resumed(site, folder)
 
