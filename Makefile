@@ -46,12 +46,13 @@ test: check ## set up, check style and types, run every test
 # A throw-away machine and root: Debian's SLURM is installed, and configured in /etc/slurm.
 slurm: setup ## the smoke run through a real SLURM of one node, on a throw-away machine
 	$(RUN) python -m tests.slurm.cluster start --install
-	$(RUN) S2PG_SLURM=1 python -m pytest -m slurm tests/test_slurm.py; status=$$?; \
-		$(BIN)/python -m tests.slurm.cluster stop; exit $$status
+	status=0; $(RUN) S2PG_SLURM=1 python -m pytest -m slurm tests/test_slurm.py || status=$$?; \
+		$(RUN) python -m tests.slurm.cluster stop; exit $$status
 
 slurm-faults: setup ## kill, cancel, fill, damage; every run must survive (same machine)
 	$(RUN) python -m tests.slurm.cluster start --install --accounting
-	$(RUN) python -m tests.slurm.faults; status=$$?; $(BIN)/python -m tests.slurm.cluster stop; exit $$status
+	status=0; $(RUN) python -m tests.slurm.faults || status=$$?; \
+		$(RUN) python -m tests.slurm.cluster stop; exit $$status
 
 check lint: setup ## style, types and the workflow's own linter, without the tests
 	$(RUN) ruff format --check $(SOURCES)

@@ -209,9 +209,10 @@ def orphan(site: Site) -> None:
     controller.wait()
     subprocess.run([sys.executable, "-m", "snakemake", "--unlock"], cwd=site.suite, check=True, capture_output=True)
     site.finish(site.start())
-    if "resumed" in (folder / "train.log").read_text():
+    epochs = re.findall(r"epoch (\d+), step", (folder / "train.log").read_text())
+    if len(epochs) != len(set(epochs)):
         raise Lost(f"{folder}: trained by two jobs")
-    site.note("the new job waited for the old one")
+    site.note(f"{len(epochs)} epochs, each trained once, by job {holder.job}")
 
 
 def disk_full(site: Site) -> None:
