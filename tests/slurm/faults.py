@@ -31,6 +31,7 @@ from analysis.load import read_scalars
 from s2pg.training import lock
 from tests.slurm import cluster
 from tests.test_workflow import copy
+from workflow.scripts import unlock
 
 HERE = Path(__file__).resolve().parent
 METHODS = ["random", "oracle", "s2pg"]
@@ -366,7 +367,8 @@ def suffer(name: str, suite: Path, reference: Site | None) -> tuple[Site, str, f
     except (Lost, cluster.Refused, OSError, subprocess.SubprocessError) as error:
         lost = str(error) or type(error).__name__
     finally:
-        subprocess.run(["scancel", "--me"], capture_output=True)
+        if left := [job.id for job in unlock.orphans(suite)]:
+            subprocess.run(["scancel", *left], capture_output=True)
         subprocess.run(["umount", str(site.results)], capture_output=True)
     return site, lost, time.monotonic() - began
 
