@@ -166,6 +166,7 @@ def node_lost(site: Site) -> None:
     for process in jobs_processes():
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    slurm("scontrol", "update", "NodeName=node1", "State=DOWN", "Reason=crashed")  # as after SlurmdTimeout
     cluster.start_node(rebooted=True)
     site.finish(controller)
     expect_resumed(site, folder)
