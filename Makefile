@@ -20,10 +20,10 @@ export MKL_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export NUMEXPR_NUM_THREADS = 1
 
-.PHONY: help setup reproduce test check lint format lock lock-locomujoco setup-locomujoco clean
+.PHONY: help setup reproduce test slurm slurm-faults check lint format lock lock-locomujoco setup-locomujoco clean
 
 help: ## show this list
-	@sed -nE 's/^([a-z-]+)[a-z ]*:.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+	@sed -nE 's/^([a-z-]+)[a-z -]*:.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 setup: .venv/.installed ## create .venv/ with the pinned packages
@@ -54,6 +54,17 @@ reproduce: setup ## train, analyse and report everything (SCALE=demo; also smoke
 
 test: check ## set up, check style and types, run every test
 	$(RUN) python -m pytest -n $(WORKERS) --dist loadgroup
+
+# A throw-away machine and root: Debian's SLURM is installed, and configured in /etc/slurm.
+slurm: setup ## the smoke run through a real SLURM of one node, on a throw-away machine
+	$(RUN) python -m tests.slurm.cluster start --install
+	status=0; $(RUN) S2PG_SLURM=1 python -m pytest -m slurm tests/test_slurm.py || status=$$?; \
+		$(RUN) python -m tests.slurm.cluster stop; exit $$status
+
+slurm-faults: setup ## kill, cancel, fill, damage; every run must survive (same machine)
+	$(RUN) python -m tests.slurm.cluster start --install --accounting
+	status=0; $(RUN) python -m tests.slurm.faults || status=$$?; \
+		$(RUN) python -m tests.slurm.cluster stop; exit $$status
 
 check lint: setup ## style, types and the workflow's own linter, without the tests
 	$(RUN) ruff format --check $(SOURCES)

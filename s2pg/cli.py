@@ -16,7 +16,8 @@ examples:
   s2pg record runs/one --out expert.npz         25 episodes as a dataset for imitation
   s2pg watch runs/one --out episode.mp4         an episode, and the memory's trace beside it
   s2pg bench --task HalfCheetahV                milliseconds per step of every method
-  s2pg cost --experiment ppo_pomdp --scale paper --cores 64
+  s2pg cost --experiment ppo_pomdp --scale paper --cores 64      or --experiment all
+  s2pg status --scale lite                      runs done, running, failed, waiting; time left
   s2pg study gradient_variance --case marginal  variance of the gradients of S2PG and BPTT
   s2pg doctor                                   does the installation work?
 
@@ -30,7 +31,8 @@ SCALES = "smoke, demo, lite or paper"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code.
 
-    0: done (also when a run diverged), 1: a check of `doctor` failed, 2: a user's mistake, 130: interrupted.
+    0: done (also when a run diverged), 1: a check of `doctor` failed, 2: a user's mistake, 75: SIGTERM stopped a run,
+    which can go on, 130: interrupted.
     """
     args = parser().parse_args(arguments)
     for library in ("OMP", "MKL", "OPENBLAS"):  # read when numpy and torch load
@@ -158,13 +160,24 @@ def _bench(command: Command) -> None:
 
 def _cost(command: Command) -> None:
     add = command.add_argument
-    add("--experiment", metavar="E", required=True, help="see `s2pg list experiments`")
+    add(
+        "--experiment", metavar="E", required=True, help="see `s2pg list experiments`; all: a row for each, and the sum"
+    )
     add("--scale", metavar="S", required=True, help=SCALES)
     add(
         "--cores", metavar="N", type=count, default=os.cpu_count(), help="cores to share (default: all of this machine)"
     )
     add("--results", metavar="DIR", default="results", help="finished runs here are used first (default: results)")
     add("--json", metavar="FILE", help="write the figures behind the table")
+
+
+def _status(command: Command) -> None:
+    add = command.add_argument
+    add("experiments", metavar="E", nargs="*", help="default: those of workflow/config/default.yaml")
+    add("--scale", metavar="S", help=f"{SCALES} (default: that of workflow/config/default.yaml)")
+    add("--results", metavar="DIR", default="results", help="folder of the results (default: results)")
+    add("--runs", action="store_true", help="list each run that is running, interrupted or failed")
+    add("--json", action="store_true", help="print JSON")
 
 
 def _doctor(command: Command) -> None:
@@ -200,6 +213,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "list": ("List experiments, tasks, methods or seeds.", _list),
     "bench": ("Time environment, acting and learning per method, on one thread.", _bench),
     "cost": ("Say what an experiment needs: core-hours, memory, disk, from measured times.", _cost),
+    "status": ("Say how far the runs are: done, running, failed, waiting, time left.", _status),
     "study": ("Measure one case of a study, as the variance of policy gradients.", _study),
     "doctor": ("Check the installation. Exit code 1 if something fails.", _doctor),
 }

@@ -407,7 +407,7 @@ def _allowed(value: Any, allowed: Iterable[Any]) -> str:
 # --- files and schemas -----------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe YAML in which `1e-3` is a number (YAML 1.2) and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -458,16 +458,20 @@ def _load_once(path: Path, schema: str, stamp: int) -> Any:
     return raw
 
 
-@functools.lru_cache(maxsize=16)
-def _validator(schema: str) -> jsonschema.Draft202012Validator:
+@functools.lru_cache(maxsize=1)
+def _registry() -> referencing.Registry:
     files = {path.name: _parse(_text(path), path) for path in SCHEMAS.glob("*.yaml")}
     if not files:
         raise ConfigError(
             f"{SCHEMAS}: no schemas there; install from a clone of the repository with `pip install -e .`"
         )
     make = referencing.jsonschema.DRAFT202012.create_resource
-    registry = referencing.Registry().with_resources((name, make(text)) for name, text in files.items())
-    return jsonschema.Draft202012Validator({"$ref": schema}, registry=registry)
+    return referencing.Registry().with_resources((name, make(text)) for name, text in files.items())
+
+
+@functools.lru_cache(maxsize=16)
+def _validator(schema: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({"$ref": schema}, registry=_registry())
 
 
 def _validate(raw: Any, schema: str, source: str | Path) -> None:

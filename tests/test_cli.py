@@ -385,6 +385,34 @@ def test_cost_says_what_is_needed_and_where_each_figure_comes_from(tmp_path: Pat
     assert "asks for 1,500 MB per run" in out
 
 
+@pytest.mark.usefixtures("short")
+def test_cost_of_all_adds_up_and_makes_no_trial_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "list_experiments", lambda: ["ppo_small"])
+    options = [
+        "--experiment",
+        "all",
+        "--scale",
+        "smoke",
+        "--results",
+        str(tmp_path),
+        "--json",
+        str(tmp_path / "cost.json"),
+    ]
+    out = says(capsys, "cost", *options)
+    found = json.loads((tmp_path / "cost.json").read_text())["experiments"]["ppo_small"]
+    row, last = (
+        next(line.split() for line in out.splitlines() if line.startswith(name)) for name in ("ppo_small", "all  ")
+    )
+    assert row[1] == last[1] == "6", "runs"
+    assert row[2] == last[2] == f"{found['total']['core_seconds'] / 3600:,.1f}"
+    monkeypatch.setattr(cost.loop, "train", lambda *_, **__: pytest.fail("tried again"))
+    says(capsys, "cost", *options)
+    again = json.loads((tmp_path / "cost.json").read_text())["experiments"]["ppo_small"]
+    assert again["rows"] == found["rows"]
+
+
 def test_runs_share_the_cores() -> None:
     assert cost.makespan([3.0, 3.0, 2.0, 2.0, 2.0], 2) == 7.0  # longest first: 3 + 2 + 2 and 3 + 2
     assert cost.makespan([1.0] * 10, 5) == 2.0

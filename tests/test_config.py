@@ -540,7 +540,7 @@ def test_workflow_settings_are_the_defaults_updated_and_checked() -> None:
     assert workflow_settings()["scale"] == "demo"
     assert workflow_settings({"experiments": "ppo_small"})["experiments"] == ["ppo_small"]
     with pytest.raises(
-        ConfigError, match="unknown key 'scal'; allowed: experiments, partial, results, scale; did you mean"
+        ConfigError, match="unknown key 'scal'; allowed: device, experiments, partial, results, scale; did"
     ):
         workflow_settings({"scal": "paper"})
     with pytest.raises(ConfigError, match="scale: unknown 'papr'; allowed: .*did you mean 'paper'"):

@@ -22,9 +22,10 @@ import torch
 from analysis.load import read_scalars
 from s2pg.config import RunConfig, resolve
 from s2pg.data.rollout import Collector, Rollout, Stopwatch
-from s2pg.training import checkpoint, worlds
+from s2pg.training import checkpoint, lock, worlds
 from s2pg.training.checkpoint import RunError
 from s2pg.training.log import Log
+from s2pg.training.stop import Stopped
 from tests.helpers import same_bits, tensors, tiny, train_here, train_process
 
 # Children are forked by a fresh server that has loaded the suite: real processes, to be killed, without its start-up.
@@ -295,18 +296,114 @@ def test_episodes_of_a_checkpoint_from_before_there_was_success_are_kept(tmp_pat
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_moved_aside_and_the_run_begins_anew(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "seed_0"
+    train_here(tiny(), out)
+    path, whole = out / "checkpoint.pt", (out / "checkpoint.pt").read_bytes()
+    for k, damaged in enumerate((whole[:1000], b"", b"not a checkpoint"), start=1):
+        (out / "done.json").unlink()
+        path.write_bytes(damaged)
+        train_here(tiny(), out)
+        said = "checkpoint.pt: the checkpoint is damaged"
+        assert said in (err := capsys.readouterr().err)
+        assert f"moved to {out}.archived-{k}" in err
+        assert (tmp_path / f"seed_0.archived-{k}" / "checkpoint.pt").read_bytes() == damaged, "the evidence is kept"
+        assert_same_run(reference, out)
+
+
+def test_a_checkpoint_that_cannot_be_read_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that does not answer says nothing about the file."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
     config = replace(tiny(), epochs=1)
     train_here(config, tmp_path)
     (tmp_path / "done.json").unlink()
-    path = tmp_path / "checkpoint.pt"
-    for damaged in (path.read_bytes()[:1000], b"", b"not a checkpoint"):
-        path.write_bytes(damaged)
-        with pytest.raises(RunError, match=r"checkpoint\.pt: the checkpoint is damaged .*move it away"):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        with pytest.raises(RunError, match=r"checkpoint\.pt: cannot be read \(Input/output error\)"):
             train_here(config, tmp_path)
-        assert path.read_bytes() == damaged, "the evidence is left as it was"
-    path.unlink()
     assert train_here(config, tmp_path)["status"] == "finished"
+    assert not list(tmp_path.parent.glob("*.archived-*"))
+
+
+# --- asked to stop ---------------------------------------------------------------------------------------------------
+
+
+def terminate_at(config: RunConfig, out: Path, log: Path, name: str, call: int, times: int) -> None:
+    """Train, and get SIGTERM at the given call of a function."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    path, _, attribute = name.rpartition(".")
+    owner, calls = _owner(path), 0
+    original = getattr(owner, attribute)
+
+    def counting(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        for _ in range(times if calls == call else 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
+
+    setattr(owner, attribute, counting)
+    try:
+        train_here(config, out)
+    except Stopped:
+        os._exit(75)
+
+
+@pytest.mark.parametrize("moment", ["an update", "an evaluation", "writing a checkpoint"])
+def test_sigterm_ends_the_epoch_and_loses_nothing(moment: str, reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "seed_0"
+    name, call = MOMENTS[moment]
+    process = child(terminate_at, tiny(), out, tmp_path / "log", name, call, 1)
+    process.join()
+    assert process.exitcode == 75
+    assert "asked to stop" in (tmp_path / "log").read_text()
+    text = (out / "train.log").read_text()
+    last = [line.split("epoch ")[1].split(",")[0] for line in text.splitlines() if ", step " in line][-1]
+    assert f"stopped on request after {last} of 3 epochs" in text
+    assert checkpoint.load(out / "checkpoint.pt")["epoch"] == int(last)
+    train_here(tiny(), out)
+    assert_same_run(reference, out)
+
+
+def test_a_second_sigterm_ends_a_run_at_once(tmp_path: Path) -> None:
+    process = child(terminate_at, tiny(), tmp_path, tmp_path / "log", *MOMENTS["an update"], 2)
+    process.join()
+    assert process.exitcode == -signal.SIGTERM
+
+
+def test_sigterm_means_what_it_meant_before_once_a_run_has_ended(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    train_here(replace(tiny(), epochs=1), tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_however_often_it_is_resumed_a_run_leaves_the_same_files(reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "seed_0"
+    for call in (2, 2, 2):
+        child(die_at, tiny(), out, "s2pg.training.checkpoint.save", call).join()
+        assert len(list(out.glob("events.out.tfevents.*"))) <= 2
+        (events, *_) = sorted(out.glob("events.out.tfevents.*"))
+        with events.open("ab") as file:
+            file.write((10**6).to_bytes(8, "little") + b"half a record")
+    train_here(tiny(), out)
+    names = [{path.name.split(".tfevents")[0] for path in folder.iterdir()} for folder in (reference, out)]
+    assert names[0] == names[1]
+    assert len(list(out.iterdir())) == len(list(reference.iterdir()))
+    assert_same_run(reference, out)
+
+
+def test_the_peak_memory_of_a_run_is_that_of_all_its_processes(tmp_path: Path) -> None:
+    config = replace(tiny(), epochs=1)
+    train_here(config, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, checkpoint.load(path) | {"peak_memory_mb": 1e6})
+    (tmp_path / "done.json").unlink()
+    assert train_here(config, tmp_path)["peak_memory_mb"] == 1e6
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
@@ -469,7 +566,7 @@ def test_every_epoch_has_initial_states_and_noise_of_its_own(tmp_path: Path, mon
 def test_a_second_process_on_a_folder_waits(reference: Path, tmp_path: Path) -> None:
     """It says so, then finds the run finished; nothing is trained twice."""
     out, log = tmp_path / "seed_0", tmp_path / "log"
-    with checkpoint.only_one(out, lambda: None):
+    with lock.only_one(out, lambda: None):
         second = child(train_process, tiny(), out, log)
         deadline = time.monotonic() + 30
         while not (log.exists() and "another process trains this run" in log.read_text()):

@@ -1,9 +1,15 @@
-"""`s2pg cost`: what an experiment needs, from the times of finished runs or of short trial runs made now."""
+"""`s2pg cost`: what an experiment, or all, need, from the times of finished runs or of short trial runs.
+
+Trial runs are made now and remembered in `<results>/cost/`, so that a cost that was interrupted, or is asked for with
+another number of cores or seeds, does not make them again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import heapq
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +25,7 @@ from s2pg.algorithms.offpolicy import OffPolicy
 from s2pg.build import build
 from s2pg.commands import show
 from s2pg.commands.measure import Measured, measured
-from s2pg.config import Experiment, RunConfig, load_experiment, resolve
+from s2pg.config import Experiment, RunConfig, list_experiments, load_experiment, resolve
 from s2pg.hyperparameters import PPOConfig
 from s2pg.training import checkpoint, loop, worlds
 from s2pg.training.checkpoint import RunError
@@ -54,26 +60,73 @@ class Need(NamedTuple):
 def run(args: Namespace) -> int:
     """Find or measure the times, print what they add up to."""
     torch.set_num_threads(1)
-    experiment = load_experiment(args.experiment)
-    grid = experiment.scale(args.scale)
+    names = list_experiments() if args.experiment == "all" else [args.experiment]
+    experiments = [load_experiment(name) for name in names]
+    for experiment in experiments:
+        experiment.scale(args.scale)
     if args.json:  # fails now rather than after the measurements
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
     start = starting()
+    found = {e.name: needed(e, args.scale, Path(args.results)) for e in experiments}
+    total = {e.name: totals(found[e.name], start, args.cores, e) for e in experiments}
+    if args.experiment == "all":
+        print(plan(experiments, total, args.scale, args.cores))
+    else:
+        print(f"{args.experiment} at scale {args.scale}: {len(experiments[0].runs(args.scale))} runs\n")
+        print(report(found[args.experiment], start))
+        print("\n" + conclusion(total[args.experiment], experiments[0], args.scale, args.cores))
+    if args.json:
+        parts = {name: {"total": total[name], "rows": [_row(need) for need in found[name]]} for name in names}
+        content = {"experiment": args.experiment, "scale": args.scale, "cores": args.cores, "start_seconds": start}
+        content |= {"experiments": parts} if args.experiment == "all" else parts[args.experiment]
+        checkpoint.write_json(Path(args.json), content | {"provenance": provenance()})
+    return 0
+
+
+def _row(need: Need) -> dict[str, Any]:
+    return need._asdict() | {"found": need.found._asdict()}
+
+
+def needed(experiment: Experiment, scale: str, results: Path) -> list[Need]:
+    """What each task and method of an experiment needs."""
+    grid = experiment.scale(scale)
     pairs = [(task, method) for task in grid.tasks for method in grid.methods]
     needs = []
     for index, (task, method) in enumerate(pairs):
-        show.progress(f"{index + 1} of {len(pairs)}: {method} on {task}")
-        needs.append(need(resolve(args.experiment, task, method, 0, args.scale), grid.seeds, Path(args.results)))
+        show.progress(f"{experiment.name}, {index + 1} of {len(pairs)}: {method} on {task}")
+        needs.append(need(resolve(experiment.name, task, method, 0, scale), grid.seeds, results))
     show.progress("")
-    total = totals(needs, start, args.cores, experiment)
-    print(f"{args.experiment} at scale {args.scale}: {len(experiment.runs(args.scale))} runs\n")
-    print(report(needs, start))
-    print("\n" + conclusion(total, experiment, args.scale, args.cores))
-    if args.json:
-        rows = [need._asdict() | {"found": need.found._asdict()} for need in needs]
-        content = {"experiment": args.experiment, "scale": args.scale, "cores": args.cores, "start_seconds": start}
-        checkpoint.write_json(Path(args.json), content | {"total": total, "rows": rows, "provenance": provenance()})
-    return 0
+    return needs
+
+
+def plan(experiments: list[Experiment], total: dict[str, dict[str, float]], scale: str, cores: int) -> str:
+    """One row per experiment and a sum."""
+    rows = []
+    for e in experiments:
+        t, runs = total[e.name], len(e.runs(scale))
+        limit = show.duration(60 * e.resources["minutes"][scale])
+        each = [f"{t['core_seconds'] / 3600:,.1f}", show.duration(t["longest_seconds"]), limit]
+        rows.append([e.name, f"{runs:,}", *each, f"{t['memory_mb_per_run']:,.0f}", show.size(t["disk_bytes"])])
+    add = {key: sum(t[key] for t in total.values()) for key in ("core_seconds", "disk_bytes")}
+    longest = max(t["longest_seconds"] for t in total.values())
+    memory = max(t["memory_mb_per_run"] for t in total.values())
+    runs = sum(len(e.runs(scale)) for e in experiments)
+    hours = add["core_seconds"] / 3600
+    rows.append(
+        [
+            "all",
+            f"{runs:,}",
+            f"{hours:,.1f}",
+            show.duration(longest),
+            "",
+            f"{memory:,.0f}",
+            show.size(add["disk_bytes"]),
+        ]
+    )
+    headers = ["experiment", "runs", "core-hours", "longest run", "limit per run", "MB per run", "disk"]
+    wall = show.duration(max(longest, add["core_seconds"] / cores))
+    lines = [f"all experiments at scale {scale}\n", show.table(rows, headers, ["experiment"])]
+    return "\n".join([*lines, f"\nat least {wall} on {cores} cores", *([busy] if (busy := show.busy()) else [])])
 
 
 def need(config: RunConfig, runs: int, results: Path) -> Need:
@@ -82,10 +135,11 @@ def need(config: RunConfig, runs: int, results: Path) -> Need:
     if folders:
         source, found = f"{len(folders)} finished run{'s' * (len(folders) > 1)}", measured(folders)
     else:
-        with TemporaryDirectory() as folder:
-            trial = trial_of(config)
-            loop.train(trial, build, Path(folder), progress=False, dataset=results / config.id.dataset)
-            source, found = f"trial, {trial.epochs} x {trial.steps_per_epoch} steps", measured([Path(folder)])
+        trial = trial_of(config)
+        source, found = (
+            f"trial, {trial.epochs} x {trial.steps_per_epoch} steps",
+            tried(trial, results / "cost", results / config.id.dataset),
+        )
     epochs = config.epochs if config.memory.learns else 0
     steps = 2 * (epochs + 1) * config.eval_episodes * episode_length(config, found)
     rows = 2 * (epochs + 1) * config.eval_episodes
@@ -100,6 +154,20 @@ def need(config: RunConfig, runs: int, results: Path) -> Need:
         replay=replay_bytes(config),
         source=source,
     )
+
+
+def tried(trial: RunConfig, memory: Path, dataset: Path) -> Measured:
+    """A trial run's times: those of an earlier one that was the same, or of one made now; imitation reads `dataset`."""
+    same = {key: value for key, value in trial.to_dict().items() if key not in ("experiment", "scale", "seed")}
+    path = memory / f"{hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    if path.exists():
+        return Measured(**checkpoint.read_json(path)["measured"])
+    with TemporaryDirectory() as folder:
+        loop.train(trial, build, Path(folder), progress=False, dataset=dataset)
+        found = measured([Path(folder)])
+    memory.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(path, {"trial": trial.to_dict(), "measured": found._asdict()})
+    return found
 
 
 def replay_bytes(config: RunConfig) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,15 +13,22 @@ from s2pg.config import ConfigError, RunConfig, parse_overrides, resolve
 from s2pg.hyperparameters import IMITATION
 from s2pg.kernels import keep_freed_memory
 from s2pg.training import loop
+from s2pg.training.stop import Stopped
+
+STOPPED = 75  # exit code of a run that SIGTERM stopped: try again (EX_TEMPFAIL)
 
 
 def run(args: Namespace) -> int:
-    """Train; 0 also for a run that diverged, which is a result and not a mistake."""
+    """Train; 0 also for a run that diverged, which is a result and not a mistake; 75 for one that was told to stop."""
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     config = configuration(args)
     out = Path(args.out or Path("results", config.id.folder))
-    done = loop.train(config, build, out, progress=not args.quiet, dataset=dataset(args, config))
+    try:
+        done = loop.train(config, build, out, progress=not args.quiet, dataset=dataset(args, config))
+    except Stopped as stopped:
+        print(f"{stopped}; goes on from there when it is started again ({out})", file=sys.stderr)
+        return STOPPED
     if done["status"] == "failed":
         print(f"failed: {done['reason']} ({out})")
     elif not args.quiet:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from s2pg.training import lock
+
 
 class RunError(RuntimeError):
     """A run folder cannot be used as it is; the message names the file and the way out."""
+
+
+class Damaged(RunError):
+    """A checkpoint can be read, but is not whole."""
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
@@ -51,29 +55,16 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint. Raises RunError naming the file when it is damaged."""
+    """Read a checkpoint. Raises RunError naming the file when it cannot be read, Damaged when it is not whole."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{path}: no checkpoint here; train the run first") from None
+    except (OSError, MemoryError) as error:
+        raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except Exception as error:
-        raise RunError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}: {str(error).partition(chr(10))[0]}); "
-            "move it away to train this run from its beginning"
-        ) from error
-
-
-@contextmanager
-def only_one(folder: Path, waiting: Callable[[], Any]) -> Iterator[None]:
-    """Hold the run folder's lock; if another process trains here, call `waiting` and wait for it to end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise Damaged(f"{path}: the checkpoint is damaged ({reason})") from error
 
 
 def archive(folder: Path) -> Path:
@@ -81,6 +72,6 @@ def archive(folder: Path) -> Path:
     target = next(p for k in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.archived-{k}")).exists())
     target.mkdir()
     for item in folder.iterdir():
-        if item.name != ".lock":
+        if item.name != lock.NAME:
             item.rename(target / item.name)
     return target

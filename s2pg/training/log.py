@@ -27,13 +27,15 @@ PROBE = {"group": "str", "features": "str", "r2": "float64", "dimensions": "int6
 class Log:
     """Scalars and tables of one run.
 
-    The tables are part of the checkpoint (`rows`), so that a resumed run rewrites what lies beyond it. Event files of a
-    killed run may overlap; readers keep the last value of (tag, step).
+    The tables are part of the checkpoint (`rows`), so that a resumed run rewrites what lies beyond it. Events of a
+    killed run may overlap; readers keep the last value of (tag, step). However often a run is resumed, it leaves one
+    event file.
     """
 
     def __init__(self, folder: Path, rows: dict[str, list[dict]], resumed_at: int) -> None:
         self.folder = folder
         self.rows = rows or {"episodes": [], "timing": []}
+        one_event_file(folder)
         self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
@@ -55,6 +57,34 @@ class Log:
     def close(self) -> None:
         """Flush and close the event file."""
         self._writer.close()
+        one_event_file(self.folder)
+
+
+def one_event_file(folder: Path) -> None:
+    """Put the events of all processes that wrote here into the first one's file, half-written records left out."""
+    files = sorted(folder.glob("events.out.tfevents.*"), key=_begun)
+    if len(files) > 1:
+        content = b"".join(whole_records(path.read_bytes()) for path in files)
+        checkpoint.write(files[0], lambda path: path.write_bytes(content))
+        for path in files[1:]:
+            path.unlink()
+
+
+def _begun(path: Path) -> tuple[int, int, str]:
+    """When a file was begun, from its name: events.out.tfevents.<second>.<host>.<process>.<number>."""
+    second, *_, number = path.name.removeprefix("events.out.tfevents.").split(".")
+    return int(second), int(number), path.name
+
+
+def whole_records(data: bytes) -> bytes:
+    """What of an event file is whole. A record is its length (8 bytes), a checksum (4), data, a checksum (4)."""
+    at = 0
+    while at + 12 <= len(data):
+        after = at + 16 + int.from_bytes(data[at : at + 8], "little")
+        if after > len(data):
+            break
+        at = after
+    return data[:at]
 
 
 def text_log(folder: Path) -> logging.Logger:

@@ -24,7 +24,7 @@ from s2pg.data.demonstrations import check_widths
 from s2pg.data.rollout import Collector, Stopwatch
 from s2pg.imitation.bc import BC
 from s2pg.imitation.distance import state_distance
-from s2pg.training import checkpoint, worlds
+from s2pg.training import checkpoint, lock, stop, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import Episode, evaluate, success_rate, survival
 from s2pg.training.log import PROBE, Log, close, text_log
@@ -43,27 +43,30 @@ Build = Callable[[RunConfig, worlds.Spec, Dataset | None], Agent]
 def train(config: RunConfig, build: Build, out: Path, progress: bool = True, dataset: Path | None = None) -> dict:
     """Train one run into the folder `out` and return the content of its `done.json`.
 
-    A finished run is left alone, an interrupted one is resumed from its checkpoint, and a folder that holds a run with
-    another configuration, or of imitation of another dataset, is moved aside to `<out>.archived-<k>`.
+    A finished run is left alone, an interrupted one is resumed from its checkpoint. A folder that holds a run with
+    another configuration, or of imitation of another dataset, or a damaged checkpoint, is moved aside to
+    `<out>.archived-<k>`.
 
     Args:
         dataset: the expert's episodes, for imitation; `expert.json` in the folder is its card.
 
     Raises:
-        RunError: the folder's checkpoint is damaged, or a file cannot be written.
+        RunError: a file cannot be read or written.
         DatasetError: the dataset cannot be used; the folder is left as it was.
+        Stopped: SIGTERM came; the epoch that it came in has been finished and its checkpoint written.
     """
     expert = _expert(config, dataset)
-    with checkpoint.only_one(out, lambda: _say(f"{out}: another process trains this run; waiting for it to end")):
+    with lock.only_one(out, lambda: _say(f"{out}: another process trains this run; waiting for it to end")):
         _claim(config, out, expert)
         if (out / "done.json").exists():
             _say(f"{out}: already finished")
             return checkpoint.read_json(out / "done.json")
-        run = Run(config, build, out, expert)
-        try:
-            done = run.to_the_end(progress)
-        finally:
-            run.close()
+        with stop.on_request() as asked:
+            run = _begin(config, build, out, expert)
+            try:
+                done = run.to_the_end(progress, asked)
+            finally:
+                run.close()
         checkpoint.write_json(out / "done.json", done)
         return done
 
@@ -79,6 +82,7 @@ class Run:
         if state:
             self.agent.load_state_dict(state["agent"])
         self.epoch, self.seconds = state.get("epoch", -1), state.get("seconds", 0.0)
+        self.peak_before = state.get("peak_memory_mb", 0.0)
         self.log = Log(out, state.get("rows", {}), self.step)
         self.text = text_log(out)
         self.text.info("resumed after epoch %d", self.epoch) if state else self.text.info("started")
@@ -96,13 +100,23 @@ class Run:
         """Epochs to train: none for the anchors that do not learn, which are only evaluated."""
         return 0 if self.agent.algorithm is None else self.config.epochs
 
-    def to_the_end(self, progress: bool) -> dict[str, Any]:
-        """Evaluate before training and after every epoch; returns the content of `done.json`."""
+    @property
+    def peak_memory_mb(self) -> float:
+        """Largest resident memory of this process and of those that the run was interrupted in."""
+        return max(self.peak_before, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1))
+
+    def to_the_end(self, progress: bool, asked: Callable[[], bool] = bool) -> dict[str, Any]:
+        """Evaluate before training and after every epoch; returns the content of `done.json`.
+
+        Raises Stopped between two epochs once `asked` says so.
+        """
         reason = None
         total, first = self.epochs * self.config.steps_per_epoch, self.step
         quiet = not (progress and sys.stderr.isatty())
         with tqdm(total=total, initial=first, unit="step", unit_scale=True, disable=quiet) as bar:
             while self.epoch < self.epochs:
+                if asked():
+                    raise self._stopped()
                 try:
                     self._next_epoch(bar)
                 except Diverged as error:
@@ -116,8 +130,13 @@ class Run:
             "reason": reason,
             "steps": self.step,
             "seconds": round(self.seconds, 3),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "peak_memory_mb": self.peak_memory_mb,
         }
+
+    def _stopped(self) -> stop.Stopped:
+        text = f"stopped on request after {self.epoch} of {self.epochs} epochs"
+        self.text.info(text)
+        return stop.Stopped(text)
 
     def close(self) -> None:
         """Close files and environments."""
@@ -140,7 +159,7 @@ class Run:
         self._record(metrics, watch.seconds)
         agent = self.agent.state_dict(resumable=self.epoch < self.epochs)
         state = {"epoch": self.epoch, "seconds": self.seconds, "agent": agent, "rows": self.log.rows}
-        checkpoint.save(self.out / "checkpoint.pt", state)
+        checkpoint.save(self.out / "checkpoint.pt", state | {"peak_memory_mb": self.peak_memory_mb})
         bar.set_postfix({m: f"{metrics[f'eval/return/{m}']:.1f}" for m in MODES})
 
     def _train_epoch(self, watch: Stopwatch, bar: tqdm) -> dict[str, float]:
@@ -242,6 +261,17 @@ def _expert(config: RunConfig, path: Path | None) -> Dataset | None:
         raise DatasetError(f"{path}: was recorded with task_options {options}, the run has {config.task_options}")
     check_widths(dataset, worlds.spec(config.task, config.task_options))
     return dataset
+
+
+def _begin(config: RunConfig, build: Build, out: Path, expert: Dataset | None) -> Run:
+    """The run from its checkpoint; from its beginning if that is damaged, with all that was there moved aside."""
+    try:
+        return Run(config, build, out, expert)
+    except checkpoint.Damaged as error:
+        aside = checkpoint.archive(out)
+        _say(f"{error}; moved to {aside}, trained from the beginning")
+        _claim(config, out, expert)
+        return Run(config, build, out, expert)
 
 
 def _claim(config: RunConfig, out: Path, expert: Dataset | None) -> None:

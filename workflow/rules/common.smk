@@ -23,6 +23,7 @@ FIGURES = """success_against_delay success_rates sample_efficiency time_efficien
     learning_curves_other_mode imitation diagnostics_action diagnostics_memory""".split()
 TABLES = """returns success_rate longest_delay aggregates improvement wall_clock time_to_reach accounting memory_probe
     claims""".split()
+PACKS = {"minutes": 30, "hours": 240, "days": 10**6}  # longest limit, in minutes, of runs that may share a job
 STUDY_SOURCES = [f"analysis/{name}.py" for name in ("style", "claims", "figures/common", "figures/timing")]
 EXPERTS = ["expert", "ppo_small"]  # imitation learns from the oracle of the first that has its task at its scale
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
@@ -78,7 +79,8 @@ def complete(study: str, scale: str) -> bool:
 @functools.cache
 def fingerprint(experiment: str, task: str, method: str, scale: str) -> str:
     """Changes when a run would: of everything in its configuration but the seed. Claims and plots are not in it."""
-    return digest(resolve(experiment, task, method, 0, scale).to_dict())
+    elsewhere = {"device": "cuda"} if SETTINGS["device"] == "cuda" else {}
+    return digest(resolve(experiment, task, method, 0, scale, elsewhere).to_dict())
 
 
 def settings(experiment: str, scale: str) -> str:
@@ -102,6 +104,23 @@ def minutes(wildcards, attempt: int) -> int:
 def megabytes(wildcards, attempt: int) -> int:
     """Memory limit of a training job; each retry gets half as much again."""
     return EXPERIMENTS[wildcards.experiment].resources["memory_mb"] * (1 + attempt) // 2
+
+
+def packing(wildcards) -> str:
+    """How long a training job may take: in minutes, hours or days. `group-components` says how many share a job."""
+    limit = EXPERIMENTS[wildcards.experiment].resources["minutes"][wildcards.scale]
+    return next(name for name, most in PACKS.items() if limit <= most)
+
+
+def notice(wildcards) -> str:
+    """Has SLURM send SIGTERM so long before the time limit that the epoch under way still ends with its checkpoint.
+
+    Of a job of days twice an epoch's share of the limit; runs that share a job have the same.
+    """
+    experiment, pack = EXPERIMENTS[wildcards.experiment], packing(wildcards)
+    limit, epochs = 60 * experiment.resources["minutes"][wildcards.scale], experiment.scale(wildcards.scale).epochs
+    seconds = {"minutes": 60, "hours": 900, "days": max(900, min(2 * limit // epochs, limit // 2, 65535))}
+    return f"--signal=TERM@{seconds[pack]}"
 
 
 def cores(wildcards) -> int:
