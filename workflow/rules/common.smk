@@ -48,7 +48,9 @@ def expert(task: str, scale: str) -> str:
     having = [name for name in EXPERTS if task in EXPERIMENTS[name].scale(scale).tasks]
     if not having:
         known = sorted({task for name in EXPERTS for task in EXPERIMENTS[name].scale(scale).tasks})
-        raise ConfigError(f"{task}: no expert at scale {scale}; allowed: {', '.join(known)} (see experiments/expert.yaml)")
+        raise ConfigError(
+            f"{task}: no expert at scale {scale}; allowed: {', '.join(known)} (see experiments/expert.yaml)"
+        )
     return f"<results>/{RunId(having[0], scale, task, 'oracle', 0).folder}/done.json"
 
 
