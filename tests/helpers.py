@@ -135,12 +135,12 @@ def same_bits(one: Any, two: Any) -> bool:
     )
 
 
-def train_here(config: RunConfig, out: Path) -> dict:
+def train_here(config: RunConfig, out: Path, dataset: Path | None = None) -> dict:
     """Train without a progress bar, on one thread."""
     from s2pg.training.loop import train
 
     torch.set_num_threads(1)
-    return train(config, build, out, progress=False)
+    return train(config, build, out, progress=False, dataset=dataset)
 
 
 def train_process(config: RunConfig, out: Path, log: Path | None = None) -> None:

@@ -10,6 +10,8 @@ import pytest
 from analysis.load import read_scalars
 from s2pg.build import build
 from s2pg.config import RunConfig, list_experiments, load_experiment, resolve
+from s2pg.data.dataset import save
+from s2pg.timing.lanes import noise
 from s2pg.training import worlds
 from tests.helpers import train_here
 
@@ -20,11 +22,26 @@ TINY = {
     "eval_episodes": 1,
     "task_options": {"max_episode_steps": 24},
 }
-OFF_POLICY = {"replay": 64, "num_envs": 1, "rollout": 1}
-SHORT = {"ppo": {"rollout": 64, "passes": 1}, "sac": OFF_POLICY, "td3": OFF_POLICY}
+ON_POLICY, OFF_POLICY = {"rollout": 64, "passes": 1}, {"replay": 64, "num_envs": 1, "rollout": 1}
+SHORT = {
+    "ppo": ON_POLICY,
+    "gail": ON_POLICY | {"discriminator_batch": 64},
+    "bc": ON_POLICY,
+    "sac": OFF_POLICY,
+    "td3": OFF_POLICY,
+    "lsiq": OFF_POLICY,
+}
 
 GRID = [(name, method) for name in list_experiments() for method in load_experiment(name).methods]
 TASKS = sorted({(name, task) for name in list_experiments() for task in load_experiment(name).tasks})
+
+
+def expert(config: RunConfig, path: Path) -> Path | None:
+    """A dataset of random numbers as wide as the run's task, if the run imitates."""
+    if config.expert_episodes:
+        save(noise(worlds.spec(config.task, config.task_options), config.expert_episodes, 24), path, {})
+        return path
+    return None
 
 
 @pytest.mark.parametrize(("experiment", "method"), GRID, ids=map("-".join, GRID))
@@ -33,15 +50,18 @@ def test_every_method_of_every_experiment_trains(experiment: str, method: str, t
     task = load_experiment(experiment).scale("smoke").tasks[0]
     algorithm = load_experiment(experiment).algorithm
     config = resolve(experiment, task, method, 0, "smoke", {**TINY, "hparams": SHORT[algorithm]})
-    assert train_here(config, tmp_path)["status"] == "finished"
+    dataset = expert(config, tmp_path / "expert.npz")
+    assert train_here(config, tmp_path / "run", dataset)["status"] == "finished"
+    tmp_path = tmp_path / "run"
     assert RunConfig.load(tmp_path / "config.yaml") == config
-    steps = [0] if method == "random" else [0, 64]
+    learns = method not in ("random", "expert")
+    steps = [0, 64] if learns else [0]
     assert pd.read_parquet(tmp_path / "episodes.parquet").step.unique().tolist() == steps
     tags = set(read_scalars(tmp_path).tag)
-    assert ("loss/policy" in tags) == (method != "random")
-    if algorithm == "ppo":
+    assert ("loss/policy" in tags) == learns
+    if algorithm in ("ppo", "gail", "bc"):
         assert ("policy/kl/memory" in tags) == config.memory.decides
-    if algorithm == "sac":
+    if algorithm in ("sac", "lsiq"):
         assert ("policy/entropy/memory" in tags) == config.memory.decides
 
 
@@ -53,7 +73,10 @@ def test_every_task_of_every_experiment_has_agents_that_fit(experiment: str, tas
     for method in spec.methods:
         config = resolve(experiment, task, method, 0, scale)
         world = worlds.spec(task, config.task_options)
-        agent = build(config, world)
+        agent = build(config, world, noise(world, 2, 30) if config.expert_episodes else None)
+        if method == "expert":
+            assert agent.policy is None
+            continue
         assert agent.policy.actions == world.actions
         width = agent.normalisers[agent.sight[0]].width
         assert width.env == world.widths[agent.sight[0]].env
