@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,19 @@ from torch import Tensor
 from s2pg.build import build
 from s2pg.config import RunConfig
 from s2pg.config import hparams as profile
+from s2pg.data.dataset import save
 from s2pg.data.replay import Replay
 from s2pg.data.rollout import Rollout, Stopwatch
 from s2pg.data.sequences import Sequences
 from s2pg.hyperparameters import BCConfig
 from s2pg.imitation.bc import BC
+from s2pg.timing.lanes import noise
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.loop import train
 from s2pg.training.worlds import Spec
 from s2pg.types import View, Width
 from tests.helpers import same_bits, seeded, tiny
-from tests.imitation import demonstrated
 from tests.offpolicy import CLOSE
 
 ONE = Spec({"obs": Width(1, 0), "state": Width(2, 0)}, np.array([-1.0], np.float32), np.array([1.0], np.float32))
@@ -251,9 +251,10 @@ def test_a_resumed_agent_learns_on_bit_for_bit(method: str, tmp_path: Path) -> N
 def test_the_training_loop_needs_no_environment_to_learn_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logs, evaluations and checkpoints are those of every other algorithm; steps are the expert's."""
     options = {"max_episode_steps": 11}
-    expert, _ = demonstrated("PendulumV", options, lambda state: state[2:3], 3)
+    dataset = tmp_path / "expert.npz"
+    save(noise(worlds.spec("PendulumV", options), 3, 11), dataset, {})
     config = replace(cloning(observation_clip=10.0), task="PendulumV", task_options=options, epochs=2)
     monkeypatch.setattr(worlds, "make_vector", None)
-    done = train(config, partial(build, expert=expert), tmp_path, progress=False)
+    done = train(replace(config, expert_episodes=3), build, tmp_path / "run", progress=False, dataset=dataset)
     assert (done["status"], done["steps"]) == ("finished", 64)
-    assert set(pd.read_parquet(tmp_path / "episodes.parquet").step) == {0, 32, 64}
+    assert set(pd.read_parquet(tmp_path / "run" / "episodes.parquet").step) == {0, 32, 64}

@@ -28,7 +28,7 @@ from s2pg.training.evaluate import evaluate
 from s2pg.training.record import record, recorded
 from tests.helpers import tiny
 
-TASK = "InvertedPendulumV"
+TASK, OPTIONS = "InvertedPendulumV", {"max_episode_steps": 200}
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def file(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def imitation(method: str = "none", episodes: int = 4, seed: int = 0) -> RunConfig:
-    """A tiny run that has a dataset. Until behavioural cloning is built, it is PPO that holds one."""
-    config = tiny(method if method != "expert" else "none", TASK, seed, {})
+    """A tiny run that has a dataset: behavioural cloning."""
+    config = replace(tiny(method if method != "expert" else "none", TASK, seed, {}), task_options=OPTIONS)
     memory = methods()[method]
     hp = BCConfig(**asdict(config.hparams))
     changed = {"algorithm": "bc", "hparams": hp, "expert_episodes": episodes, "epochs": 1, "method": method}
@@ -68,7 +68,7 @@ def train(config: RunConfig, out: Path, dataset: Path | None) -> dict:
 def test_the_card_says_what_was_recorded_and_where_from(file: Path, trained: Path) -> None:
     dataset = load(file)
     card = dataset.card
-    assert (card["task"], card["task_options"], card["mode"], card["episodes"]) == (TASK, {}, "sample", 6)
+    assert (card["task"], card["task_options"], card["mode"], card["episodes"]) == (TASK, OPTIONS, "sample", 6)
     assert card["steps"] == len(dataset) == dataset.lengths.sum()
     assert card["returns"]["mean"] == pytest.approx(dataset.returns.mean())
     assert card["lengths"]["max"] == dataset.lengths.max()
@@ -102,6 +102,25 @@ def test_the_same_seed_records_the_same_file_and_another_seed_or_mode_another(tr
         sums.append(load(out).card["checksum"])
     assert sums[0] == sums[1]
     assert len(set(sums)) == 3
+
+
+def test_episodes_are_recorded_with_the_options_that_are_asked_for(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "short.npz"
+    arguments = ["--episodes", "2", "--task-options", "{max_episode_steps: 3}", "--out", str(out)]
+    assert main(["record", str(trained), *arguments]) == 0
+    dataset = load(out)
+    assert dataset.lengths.max() <= 3
+    assert dataset.card["task_options"] == {"max_episode_steps": 3}
+    with pytest.raises(DatasetError, match="short.npz: was recorded with task_options .*3.*, the run has .*200"):
+        train(imitation(episodes=2), tmp_path / "run", out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_are_no_mapping_are_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = str(tmp_path / "a.npz")
+    said = complains(capsys, "record", str(trained), "--out", out, "--task-options", "200")
+    assert "--task-options: '200' is no mapping, e.g. '{max_episode_steps: 200}'" in said
+    assert not list(tmp_path.iterdir())
 
 
 def complains(capsys: pytest.CaptureFixture, *words: str) -> str:
