@@ -48,7 +48,7 @@ METHODS: dict[str, Look] = {
     "window32": Look("Window 32", "#117733", (0, (4, 1.5)), "X"),
     "none": Look("No memory", "#B0468F", (0, (3, 1, 1, 1)), "<"),
     "oracle": Look("Oracle", "#000000", (0, (5, 2)), "*"),
-    "expert": Look("Expert's episodes", "#8A7A00", (0, (6, 1.5)), "*"),
+    "expert": Look("Expert's episodes", "#E6B800", (0, (6, 1.5)), ">"),
     "random": Look("Random policy", "#8C8C8C", (0, (1, 2)), "x"),
 }
 """Method -> look. The order is the order of legends, tables and axes."""
@@ -106,7 +106,7 @@ _OTHER_TASKS = {
         for motion, doing in (("Walk", "ing"), ("Run", "ning"), ("Carry", "ing"))
     },
 }
-_HIDDEN = {"V": "velocities hidden", "P": "positions hidden", "W": "windy"}
+_HIDDEN = {"V": "velocities hidden", "P": "positions hidden", "W": "windy", "M": "mass hidden"}
 _VARIANTS = {name: look for family in VARIANTS.values() for name, look in family.items()}
 _LOOKS = {"s2pg": METHODS["s2pg"], **_VARIANTS, **METHODS}
 _METHOD_ORDER = {name: rank for rank, name in enumerate(_LOOKS)}

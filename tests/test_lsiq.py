@@ -399,6 +399,7 @@ QUICK = {  # of the profile `matched`, with networks and batches that a test has
     "batch": 64,
     "expert_batch": 64,
     "temperature": 0.1,
+    "target_entropy": -1.0,
     "lr_policy": 1e-3,
     "lr_value": 1e-3,
     "lr_temperature": 1e-3,

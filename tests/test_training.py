@@ -241,7 +241,7 @@ def test_a_run_leaves_the_files_of_the_data_dictionary(reference: Path) -> None:
     }
     assert RunConfig.load(reference / "config.yaml") == tiny()
     episodes, timing = (pd.read_parquet(reference / f"{name}.parquet") for name in ("episodes", "timing"))
-    assert episodes.columns.tolist() == ["step", "mode", "episode", "return", "length", "seed", "success"]
+    assert episodes.columns.tolist() == ["step", "mode", "episode", "return", "length", "seed", "success", "terminated"]
     assert len(episodes) == 4 * 2 * 2, "epochs 0..3, two modes, two episodes"
     assert (episodes.length == 11).all()
     assert episodes.success.isna().all(), "the pendulum does not say what success is"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +44,16 @@ def plan(folder: Path, *words: str) -> dict[str, int]:
     return {rule: int(count) for rule, count in rows if rule != "total"}
 
 
+def common() -> SimpleNamespace:
+    """What common.smk defines; it is plain Python but for the name `config`."""
+    space: dict = {"config": {}}
+    exec(compile((ROOT / "workflow/rules/common.smk").read_text(), "common.smk", "exec"), space)
+    return SimpleNamespace(**space)
+
+
+EXPERTS = common().EXPERTS
+
+
 def chosen() -> list[str]:
     return [name for name in workflow_settings()["experiments"] if name in list_experiments()]
 
@@ -51,8 +62,19 @@ def studied() -> list[str]:
     return [name for name in workflow_settings()["experiments"] if name in list_studies()]
 
 
-def runs(scale: str) -> int:
-    return sum(len(load_experiment(name).runs(scale)) for name in chosen())
+def runs(scale: str, names: Iterable[str] = ()) -> int:
+    """Of these experiments (of all that are chosen if none is named), and of the experts that they learn from."""
+    names = list(names) or chosen()
+    return sum(len(load_experiment(name).runs(scale)) for name in names) + len(experts(scale, names))
+
+
+def experts(scale: str, names: list[str]) -> set[str]:
+    """Tasks whose expert is a run of an experiment that is not named."""
+    imitated = {
+        task for name in names if load_experiment(name).imitates for task in load_experiment(name).scale(scale).tasks
+    }
+    source = {task: next(e for e in EXPERTS if task in load_experiment(e).scale(scale).tasks) for task in imitated}
+    return {task for task, experiment in source.items() if experiment not in names}
 
 
 def cases(scale: str) -> int:
@@ -71,13 +93,6 @@ def edit(path: Path, pattern: str, replacement: str) -> None:
     text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.MULTILINE)
     assert count == 1, f"{path} no longer holds {pattern!r}: change this test"
     path.write_text(text)
-
-
-def common() -> SimpleNamespace:
-    """What common.smk defines; it is plain Python but for the name `config`."""
-    space: dict = {"config": {}}
-    exec(compile((ROOT / "workflow/rules/common.smk").read_text(), "common.smk", "exec"), space)
-    return SimpleNamespace(**space)
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -112,7 +127,7 @@ def test_every_experiment_is_a_target(name: str, tmp_path: Path) -> None:
     rules = [claim["rule"] for claim in load_experiment(name).claims]
     compared = {rule[key] for rule in rules for key in ("experiment_a", "experiment_b") if key in rule}
     made = {name, *(compared & {*chosen()})}
-    assert jobs["train"] == sum(len(load_experiment(one).runs("smoke")) for one in made)
+    assert jobs["train"] == runs("smoke", made)
     assert jobs["draw_figures"] == jobs["write_tables"] == 1
 
 

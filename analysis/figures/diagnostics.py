@@ -81,6 +81,7 @@ ON_SAC = {
     "memory": "SAC on the memory group, where the next memory is part of the decision: entropy of the next memory, "
     "all units together, and the temperature that holds it at its target.",
 }
+NOTHING = "The algorithm learns from rewards; there is no expert."
 FAR = (
     "Below, the energy distance between the states of evaluation episodes and those of the expert, 0 if they are alike."
 )
@@ -112,7 +113,7 @@ LINES = {
 
 def caption(group: str) -> Callable[[Tidy], str]:
     """What is shown of a group, by algorithm."""
-    return lambda data: f"{SHOWN[setting.algorithm(data.grid)][group]} {LINES[group]}"
+    return lambda data: f"{SHOWN[setting.algorithm(data.grid)].get(group, NOTHING)} {LINES[group]}"
 
 
 def logged(group: str) -> Callable[[Tidy], bool]:

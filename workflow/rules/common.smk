@@ -109,9 +109,13 @@ def megabytes(wildcards, attempt: int) -> int:
 
 
 def packing(wildcards) -> str:
-    """How long a training job may take: in minutes, hours or days. `group-components` says how many share a job."""
-    limit = EXPERIMENTS[wildcards.experiment].resources["minutes"][wildcards.scale]
-    return next(name for name, most in PACKS.items() if limit <= most)
+    """How long a training job may take: in minutes, hours or days. `group-components` says how many share a job.
+
+    Imitation has groups of its own: it waits for experts, which are trained in the others.
+    """
+    experiment = EXPERIMENTS[wildcards.experiment]
+    limit = experiment.resources["minutes"][wildcards.scale]
+    return next(name for name, most in PACKS.items() if limit <= most) + "_imitating" * experiment.imitates
 
 
 def notice(wildcards) -> str:
@@ -119,7 +123,7 @@ def notice(wildcards) -> str:
 
     Of a job of days twice an epoch's share of the limit; runs that share a job have the same.
     """
-    experiment, pack = EXPERIMENTS[wildcards.experiment], packing(wildcards)
+    experiment, pack = EXPERIMENTS[wildcards.experiment], packing(wildcards).partition("_")[0]
     limit, epochs = 60 * experiment.resources["minutes"][wildcards.scale], experiment.scale(wildcards.scale).epochs
     seconds = {"minutes": 60, "hours": 900, "days": max(900, min(2 * limit // epochs, limit // 2, 65535))}
     return f"--signal=TERM@{seconds[pack]}"
