@@ -137,13 +137,8 @@ class View(gymnasium.Env):
         full, reward, terminated, truncated, info = self.base.step(applied)
         for change in self.randomise:
             reward = change.reward(reward, info)
-        return (
-            self._view(full, self._no_action if self.blank_previous_action else action),
-            reward,
-            terminated,
-            truncated,
-            info,
-        )
+        shown = self._no_action if self.blank_previous_action else action
+        return self._view(full, shown), reward, terminated, truncated, info
 
     def _view(self, full: np.ndarray, action: np.ndarray) -> dict[str, np.ndarray]:
         state = np.empty(self._size, np.float32)

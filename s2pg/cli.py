@@ -91,7 +91,7 @@ def _train(command: Command) -> None:
     where = "the expert's episodes, for imitation (default: its place below results/experts)"
     add("--dataset", metavar="FILE", help=where)
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value, e.g. hparams.clip=0.1; repeat")
-    add("--device", choices=["auto", "cpu", "cuda"], help="default: auto, CUDA where there is one")
+    add("--device", choices=["auto", "cpu", "cuda"], help="default: cpu; auto: CUDA where there is one")
     add(
         "--threads",
         metavar="N",

@@ -94,7 +94,7 @@ class OffPolicyConfig:
     def __post_init__(self) -> None:
         if self.observation_clip is not None:
             raise ConfigError(
-                "hparams.observation_clip: must be null for sac and td3: a replay holds what was observed"
+                "hparams.observation_clip: must be null for sac, td3 and lsiq: a replay holds what was observed"
             )
         check_at_least("hparams.replay", self.replay, "hparams.warmup", self.warmup)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from s2pg.build import build
 from s2pg.config import RunConfig
 from s2pg.config import hparams as profile
-from s2pg.data.dataset import save
 from s2pg.data.replay import Replay
 from s2pg.data.rollout import Rollout, Stopwatch
 from s2pg.data.sequences import Sequences
@@ -26,6 +25,7 @@ from s2pg.timing.lanes import noise
 from s2pg.training import checkpoint, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.loop import train
+from s2pg.training.record import save
 from s2pg.training.worlds import Spec
 from s2pg.types import View, Width
 from tests.helpers import same_bits, seeded, tiny

@@ -419,6 +419,16 @@ def test_runs_share_the_cores() -> None:
     assert cost.makespan([4.0], 16) == 4.0
 
 
+@pytest.mark.parametrize("experiment", ["imitation_gail", "imitation_lsiq", "imitation_bc"])
+def test_imitation_has_a_cost_before_an_expert_has_been_recorded(experiment: str, tmp_path: Path) -> None:
+    config = resolve(experiment, "InvertedPendulumV", "s2pg", 0, "smoke")
+    need = cost.need(config, 3, tmp_path)
+    assert need.training > 0
+    assert (need.replay > 0) == (experiment == "imitation_lsiq")
+    assert not (tmp_path / "experts").exists()
+    assert cost.need(resolve(experiment, "InvertedPendulumV", "expert", 0, "smoke"), 3, tmp_path).training == 0
+
+
 def test_a_run_with_other_hyperparameters_says_nothing_about_cost(copy: Path, tmp_path: Path) -> None:
     config = RunConfig.load(copy / "config.yaml")
     folder = tmp_path / "results" / config.id.folder

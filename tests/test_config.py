@@ -253,7 +253,7 @@ def test_whole_episodes_are_for_ppo() -> None:
 
 def test_a_replay_holds_observations_as_they_were() -> None:
     """Statistics that move on would make stored observations mean something else."""
-    with pytest.raises(ConfigError, match="hparams.observation_clip: must be null for sac and td3"):
+    with pytest.raises(ConfigError, match="hparams.observation_clip: must be null for sac, td3 and lsiq"):
         sac(observation_clip=10.0)
 
 

@@ -10,9 +10,9 @@ import pytest
 from analysis.load import read_scalars
 from s2pg.build import build
 from s2pg.config import RunConfig, list_experiments, load_experiment, resolve
-from s2pg.data.dataset import save
 from s2pg.timing.lanes import noise
 from s2pg.training import worlds
+from s2pg.training.record import save
 from tests.helpers import train_here
 
 TINY = {

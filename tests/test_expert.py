@@ -19,13 +19,13 @@ from s2pg.cli import main
 from s2pg.commands import record as command
 from s2pg.commands.runs import open_run
 from s2pg.config import ConfigError, RunConfig, RunId, load_experiment, methods, resolve
-from s2pg.data.dataset import Dataset, DatasetError, load, save
+from s2pg.data.dataset import Dataset, DatasetError, load
 from s2pg.hyperparameters import BCConfig
 from s2pg.imitation.distance import MOST, mmd, state_distance
 from s2pg.training import loop, worlds
 from s2pg.training.checkpoint import RunError
 from s2pg.training.evaluate import evaluate
-from s2pg.training.record import record, recorded
+from s2pg.training.record import record, recorded, save
 from tests.helpers import tiny
 
 TASK, OPTIONS = "InvertedPendulumV", {"max_episode_steps": 200}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from s2pg.build import build
 from s2pg.config import RunConfig
 from s2pg.config import hparams as profile
+from s2pg.data.dataset import Dataset
 from s2pg.data.replay import Replay
 from s2pg.data.rollout import Rollout
 from s2pg.hyperparameters import ConfigError, GAILConfig
@@ -26,9 +26,9 @@ from s2pg.training import worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import evaluate
 from tests.helpers import collect, same_bits, seeded, tiny
+from tests.imitation import demonstrated
 from tests.offpolicy import restored, train_epoch
 
-Control = Callable[[np.ndarray], np.ndarray]
 SMALL = {
     "value_previous_action": True,
     "discriminator_sees": "action",
@@ -59,23 +59,6 @@ def steps(obs: dict[str, Tensor], next_obs: dict[str, Tensor], action: Tensor, s
     return Rollout(obs, next_obs, *flags)
 
 
-def demonstrations(task: str, options: dict[str, Any], control: Control, episodes: int) -> tuple[Replay, list[float]]:
-    """What a controller that sees the state does, from seeds of its own, and its returns."""
-    env, rows, returns = worlds.make(task, options), [], []
-    for episode in range(episodes):
-        obs, ended, returns = env.reset(seed=1000 + episode)[0], False, [*returns, 0.0]
-        while not ended:
-            action = control(obs["state"]).astype(np.float32)
-            next_obs, reward, terminated, truncated, _ = env.step(action)
-            start, ended = not rows or rows[-1][-1], terminated or truncated
-            rows.append((obs, next_obs, action, start, ended))
-            obs, returns[-1] = next_obs, returns[-1] + float(reward)
-    obs, next_obs, action, start, end = zip(*rows, strict=True)
-    seen = ({k: torch.from_numpy(np.stack([one[k] for one in part])) for k in part[0]} for part in (obs, next_obs))
-    rollout = steps(*seen, torch.from_numpy(np.stack(action)), torch.tensor(start), torch.tensor(end))
-    return filled(rollout), returns
-
-
 def filled(rollout: Rollout) -> Replay:
     """One stream's steps in a replay that holds them all."""
     widths = {key: value.shape[-1] for key, value in rollout.obs.items()}
@@ -92,10 +75,10 @@ def swing_up(state: np.ndarray) -> np.ndarray:
     return np.clip([(15 - speed**2 / 2 - 15 * cos) * np.sign(speed or 1)], -2, 2)
 
 
-def learner(config: RunConfig, expert: Replay | None = None) -> Agent:
+def learner(config: RunConfig, expert: Dataset | Replay | None = None) -> Agent:
     """The agent of a run that imitates three swing-ups."""
     if expert is None:
-        expert, _ = demonstrations(config.task, config.task_options, swing_up, 3)
+        expert, _ = demonstrated(config.task, config.task_options, swing_up, 3, seed=1000)
     return build(config, worlds.spec(config.task, config.task_options), expert)
 
 
@@ -335,15 +318,14 @@ def test_s2pg_imitates_an_expert_that_sees_velocities(seed: int) -> None:
     budget = {"hparams": hp, "steps_per_epoch": 45 * hp.rollout}
     config = replace(small(), task="LinearGaussian", task_options={}, seed=seed, **budget)
     torch.set_num_threads(1)
-    expert, returns = demonstrations(config.task, {}, damped, 50)
+    expert, best = demonstrated(config.task, {}, damped, 50, seed=1000)
     noise = np.random.default_rng(0)
-    at_random = demonstrations(config.task, {}, lambda state: noise.uniform(-1, 1, 1), 200)[1]
+    _, worst = demonstrated(config.task, {}, lambda state: noise.uniform(-1, 1, 1), 200, seed=1000)
     agent, began = learner(config, expert), time.process_time()
     train_epoch(agent, config, seed)
     assert time.process_time() - began < 100
     envs: list[gymnasium.Env] = [worlds.make(config.task, {}) for _ in range(200)]
     reached = np.mean([episode.ret for episode in evaluate(agent, envs, range(500, 700), "mean", 0)])
-    worst, best = np.mean(at_random), np.mean(returns)
     assert (reached - worst) / (best - worst) > 0.8
 
 

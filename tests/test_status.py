@@ -92,6 +92,17 @@ def test_the_table_counts_adds_up_and_says_where_runs_are(tmp_path: Path, capsys
     assert found["spent_hours"] == pytest.approx(2.0)
 
 
+def test_nothing_is_left_of_anchors_that_do_not_learn_once_they_begin(tmp_path: Path) -> None:
+    for method in ("random", "expert", "s2pg"):
+        path = tmp_path / RunId("imitation_gail", "smoke", "InvertedPendulumV", method, 0).folder
+        path.mkdir(parents=True)
+        pd.DataFrame({"step": [1], "wall": [2.0]}).to_parquet(path / "timing.parquet")
+    begun = status.progress(load_experiment("imitation_gail"), "smoke", tmp_path)
+    left = {one.run.method: one.left for one in begun if one.spent}
+    assert (left["random"], left["expert"]) == (0.0, 0.0)
+    assert left["s2pg"] == 2.0 * (800 - 1)
+
+
 def test_status_needs_no_torch() -> None:
     code = "import sys; from s2pg import cli; cli.main(['status', '--scale', 'smoke']); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -30,7 +30,7 @@ class Transitions(NamedTuple):
     next_obs: Tensor  # [n, O] of the policy
     next_critic_view: View
     rows: Tensor  # [n] in the replay
-    own: int | None = None  # so many of them, the first ones, are the policy's own, the others an expert's; None: all
+    own: int  # so many of them, the first ones, are the policy's own; the others are an expert's
 
     def successor(self, policy: Policy, carry: Tensor) -> View:
         """What the policy sees next: with the z' decided on, or with `carry [n, Z]`, its memory's own next state."""
@@ -90,6 +90,7 @@ class Sampler:
             obs[following],
             self._critic_view(later, later_kept),
             terms,
+            len(terms),
         )
 
     def _critic_view(self, rows: Tensor, keep: Tensor | None) -> View:

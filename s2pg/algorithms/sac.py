@@ -116,7 +116,7 @@ class SAC(OffPolicy):
         if self.policy.memory.decided:
             self.replay.relabel(batch.rows[: batch.own], z[: batch.own])
 
-    def _improve(self, features: Tensor, sample: Sample, own: int | None) -> dict[str, Tensor]:
+    def _improve(self, features: Tensor, sample: Sample, own: int) -> dict[str, Tensor]:
         with frozen(self.critic):
             loss = policy_loss(self.critic.values(features, sample.u), sample.log_prob, self.alpha)
         self.descend("policy", loss)

@@ -27,9 +27,11 @@ from s2pg.commands import show
 from s2pg.commands.measure import Measured, measured
 from s2pg.config import Experiment, RunConfig, list_experiments, load_experiment, resolve
 from s2pg.hyperparameters import PPOConfig
+from s2pg.timing.lanes import noise
 from s2pg.training import checkpoint, loop, worlds
 from s2pg.training.checkpoint import RunError
 from s2pg.training.provenance import provenance
+from s2pg.training.record import save
 
 MOST = 10  # finished runs read per task and method
 
@@ -136,10 +138,7 @@ def need(config: RunConfig, runs: int, results: Path) -> Need:
         source, found = f"{len(folders)} finished run{'s' * (len(folders) > 1)}", measured(folders)
     else:
         trial = trial_of(config)
-        source, found = (
-            f"trial, {trial.epochs} x {trial.steps_per_epoch} steps",
-            tried(trial, results / "cost", results / config.id.dataset),
-        )
+        source, found = f"trial, {trial.epochs} x {trial.steps_per_epoch} steps", tried(trial, results)
     epochs = config.epochs if config.memory.learns else 0
     steps = 2 * (epochs + 1) * config.eval_episodes * episode_length(config, found)
     rows = 2 * (epochs + 1) * config.eval_episodes
@@ -156,25 +155,36 @@ def need(config: RunConfig, runs: int, results: Path) -> Need:
     )
 
 
-def tried(trial: RunConfig, memory: Path, dataset: Path) -> Measured:
-    """A trial run's times: those of an earlier one that was the same, or of one made now; imitation reads `dataset`."""
+def tried(trial: RunConfig, results: Path) -> Measured:
+    """A trial run's times: those of an earlier one that was the same, or of one made now."""
     same = {key: value for key, value in trial.to_dict().items() if key not in ("experiment", "scale", "seed")}
-    path = memory / f"{hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    path = results / "cost" / f"{hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]}.json"
     if path.exists():
         return Measured(**checkpoint.read_json(path)["measured"])
     with TemporaryDirectory() as folder:
-        loop.train(trial, build, Path(folder), progress=False, dataset=dataset)
-        found = measured([Path(folder)])
-    memory.mkdir(parents=True, exist_ok=True)
+        run = Path(folder, "run")
+        loop.train(trial, build, run, progress=False, dataset=imitated(trial, results, Path(folder)))
+        found = measured([run])
+    path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(path, {"trial": trial.to_dict(), "measured": found._asdict()})
     return found
+
+
+def imitated(trial: RunConfig, results: Path, folder: Path) -> Path:
+    """The expert's dataset, for imitation; random numbers in `folder` where the workflow has not recorded it yet."""
+    path = results / trial.id.dataset
+    if trial.expert_episodes and not path.exists():
+        path = folder / "expert.npz"
+        save(noise(worlds.spec(trial.task, trial.task_options), trial.expert_episodes), path, {})
+    return path
 
 
 def replay_bytes(config: RunConfig) -> float:
     """Of the slots that the run fills; 0 for PPO."""
     if isinstance(config.hparams, PPOConfig) or not config.memory.learns:
         return 0.0
-    algorithm = build(config, worlds.spec(config.task, config.task_options)).algorithm
+    world = worlds.spec(config.task, config.task_options)
+    algorithm = build(config, world, noise(world, 1, 1) if config.expert_episodes else None).algorithm
     assert isinstance(algorithm, OffPolicy)
     replay = algorithm.replay
     slots = replay.slots * replay.streams
@@ -199,7 +209,7 @@ def finished(config: RunConfig, results: Path) -> list[Path]:
 
 
 def trial_of(config: RunConfig) -> RunConfig:
-    """The same run, but two short epochs; batches stay, so do times per step, and SAC and TD3 learn in the second."""
+    """The same run, but two short epochs; batches stay, so do times per step; off policy it learns in the second."""
     hp = config.hparams
     if isinstance(hp, PPOConfig):
         steps = min(hp.rollout, max(256, 2 * hp.minibatch))

@@ -15,11 +15,11 @@ import yaml
 from s2pg.build import spec
 from s2pg.commands.runs import Opened, open_run
 from s2pg.config import ConfigError, RunConfig
-from s2pg.data.dataset import Dataset, save
+from s2pg.data.dataset import Dataset
 from s2pg.training import checkpoint, worlds
 from s2pg.training.checkpoint import RunError
 from s2pg.training.provenance import provenance
-from s2pg.training.record import record
+from s2pg.training.record import record, save
 from s2pg.training.worlds import derive
 
 TOGETHER = 10  # episodes side by side

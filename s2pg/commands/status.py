@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from s2pg.commands import show
-from s2pg.config import Experiment, RunId, load_experiment, methods, workflow_settings
+from s2pg.config import Experiment, RunId, list_studies, load_experiment, methods, workflow_settings
 from s2pg.training import lock
 
 STATES = ("finished", "failed", "running", "interrupted", "waiting")
@@ -33,8 +33,8 @@ class Progress(NamedTuple):
 def run(args: Namespace) -> int:
     """Print a row per experiment and a sum; with --runs, each run that is not finished."""
     settings = workflow_settings({"scale": args.scale} if args.scale else {})
-    names = args.experiments or settings["experiments"]
-    experiments = [load_experiment(name) for name in names if args.experiments or is_experiment(name)]
+    names = args.experiments or [name for name in settings["experiments"] if name not in list_studies()]
+    experiments = [load_experiment(name) for name in names]
     found = {e.name: progress(e, settings["scale"], Path(args.results)) for e in experiments}
     everything = [one for runs in found.values() for one in runs]
     if args.json:
@@ -49,18 +49,11 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def is_experiment(name: str) -> bool:
-    """Not a study."""
-    from s2pg.config import list_experiments
-
-    return name in list_experiments()
-
-
 def progress(experiment: Experiment, scale: str, results: Path) -> list[Progress]:
     """Every run of the grid; what is left of one that has not begun is what the like of it took."""
     total = experiment.scale(scale).epochs * experiment.scale(scale).steps_per_epoch
     known = methods()
-    runs = [look(run, results, 0 if known[run.method].kind == "random" else total) for run in experiment.runs(scale)]
+    runs = [look(run, results, total if known[run.method].learns else 0) for run in experiment.runs(scale)]
     usual = lengths(runs)
     return [one if one.left is not None else one._replace(left=guess(one.run, usual)) for one in runs]
 

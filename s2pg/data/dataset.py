@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -79,18 +78,16 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save(dataset: Dataset, path: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the file and then its card, each whole or not at all; returns the card, which gets the checksum.
-
-    The same dataset gives the same bytes. An interruption between the two leaves a file that `load` refuses.
-    """
+def packed(dataset: Dataset) -> bytes:
+    """The content of the file; the same dataset gives the same bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: getattr(dataset, name) for name in ARRAYS})
-    complete = {**card, "checksum": _checksum(buffer.getvalue())}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, buffer.getvalue())
-    _write(card_path(path), (json.dumps(complete, indent=2) + "\n").encode())
-    return complete
+    return buffer.getvalue()
+
+
+def checksum(content: bytes) -> str:
+    """What a card says of the file."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(path: str | Path, episodes: int | None = None) -> Dataset:
@@ -104,7 +101,7 @@ def load(path: str | Path, episodes: int | None = None) -> Dataset:
     arrays = _arrays(path, content)
     _check(path, arrays)
     flags = {name: arrays[name].astype(bool) for name in ("absorbing", "last")}
-    dataset = Dataset(**{**arrays, **flags}, card=_card(path, _checksum(content)))
+    dataset = Dataset(**{**arrays, **flags}, card=_card(path, checksum(content)))
     held = int(dataset.last.sum())
     if episodes is not None and episodes > held:
         raise DatasetError(f"{path}: holds {held} episodes, {episodes} are asked for; record more (s2pg record)")
@@ -173,34 +170,18 @@ def _check_episodes(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise DatasetError(f"{path}: inside an episode, next_states are not the states of the next step")
 
 
-def _card(path: Path, checksum: str) -> dict[str, Any]:
+def _card(path: Path, found: str) -> dict[str, Any]:
     """The card, if there is one, or the checksum alone."""
     place = card_path(path)
     if not place.exists():
-        return {"checksum": checksum}
+        return {"checksum": found}
     try:
         card = dict(json.loads(place.read_text()))
     except (ValueError, TypeError) as error:
         raise DatasetError(f"{place}: not the card of a dataset ({error}); fetch or record it again") from error
-    if card.get("checksum") != checksum:
+    if card.get("checksum") != found:
         raise DatasetError(
-            f"{path}: has the checksum {checksum}, its card {place.name} says {card.get('checksum')}; they do not "
+            f"{path}: has the checksum {found}, its card {place.name} says {card.get('checksum')}; they do not "
             "belong together: fetch or record both again"
         )
     return card
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

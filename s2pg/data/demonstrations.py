@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -29,30 +28,22 @@ class Sight(Protocol):
     def blank(self) -> bool: ...
 
 
-def demonstrations(
-    dataset: Dataset,
-    spec: Sight,
-    memory_size: int = 0,
-    device: torch.device | str = "cpu",
-    widths: Mapping[str, Width] | None = None,
-) -> Replay:
-    """The expert's steps as one stream of a replay: what a run that takes the same actions would have stored.
+def demonstrations(dataset: Dataset, spec: Sight, device: torch.device | str = "cpu") -> Replay:
+    """The expert's steps as one stream of a replay: what a run without memory that acts alike would have stored.
 
     `state` is the dataset's, with the previous action that the environment shows: clipped, zeros at an episode's start,
-    or blank. `obs` is the part of it that the task's policy sees. The memories z `[*, memory_size]` are zeros.
-    `widths` are what a run's networks read of them (without the previous action, as the case may be); default: all.
+    or blank. `obs` is the part of it that the task's policy sees.
 
     Raises:
         DatasetError: states or actions have other widths than the task's.
     """
     check_widths(dataset, spec)
     step, slot, end = _slots(dataset.last)
-    sizes = {key: width.total for key, width in (widths or spec.widths).items()}
-    replay = Replay(len(step), 1, sizes, memory_size, len(spec.low), device)
+    sizes = {key: width.total for key, width in spec.widths.items()}
+    replay = Replay(len(step), 1, sizes, 0, len(spec.low), device)
     state = _states(dataset, spec, step, slot, end)
     for key, shown in (("state", state), ("obs", state[:, spec.visible])):
-        if key in sizes:
-            replay.obs[key][:] = _like(replay.obs[key], shown[:, : sizes[key]])
+        replay.obs[key][:] = _like(replay.obs[key], shown)
     taken = torch.as_tensor(slot, device=replay.device)
     for column, values in (
         (replay.action, dataset.actions),

@@ -93,7 +93,7 @@ class LSIQ(SAC):
 
     def judge(self, batch: Transitions, sample: Sample, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the critic on LS-IQ's or IQ-Learn's loss."""
-        hp, own = self.hparams, len(batch.u) if batch.own is None else batch.own
+        hp, own = self.hparams, batch.own
         value, q_max = self.next_value(batch, sample.carry, generator), 1 / (hp.regulariser * (1 - hp.gamma))
         clipped = value.clamp(-q_max, q_max) if hp.clip_target else value
         features = self.critic.memory.read(*batch.critic_view)[0]
@@ -134,6 +134,6 @@ def joined(own: Transitions, expert: Transitions) -> Transitions:
     def both(a: Any, b: Any) -> Any:
         if isinstance(a, View):
             return View(*map(both, a, b))
-        return None if a is None else torch.cat([a, b])
+        return a if a is None or isinstance(a, int) else torch.cat([a, b])  # the number of own steps stays
 
-    return Transitions(*map(both, own, expert))._replace(own=len(own.u))
+    return Transitions(*map(both, own, expert))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from s2pg.data.dataset import Dataset
+from s2pg.data.dataset import Dataset, card_path, checksum, packed
+from s2pg.training import checkpoint
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import Episode, evaluate
 from s2pg.types import Mode
@@ -58,6 +60,19 @@ def joined(episodes: Sequence[Sequence[Step]]) -> Dataset:
     columns = zip(*(step for episode in episodes for step in episode), strict=True)
     states, actions, rewards, next_states, absorbing, last = map(np.array, columns)
     return Dataset(states, actions, rewards, next_states, absorbing, last)
+
+
+def save(dataset: Dataset, path: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the file and then its card, each whole or not at all; returns the card, which gets the checksum.
+
+    An interruption between the two leaves a file that `load` refuses. Raises RunError where it cannot be written.
+    """
+    content = packed(dataset)
+    complete = {**card, "checksum": checksum(content)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(path, lambda partial: partial.write_bytes(content))
+    checkpoint.write_json(card_path(path), complete)
+    return complete
 
 
 def recorded(dataset: Dataset) -> list[Episode]:

@@ -149,12 +149,22 @@ def out_of_time(site: Site) -> None:
 
 def node_restarted(site: Site) -> None:
     """The node's daemon stops and starts again."""
+    away(site, "slurmd", cluster.start_node)
+
+
+def controller_restarted(site: Site) -> None:
+    """SLURM's controller stops and starts again."""
+    away(site, "slurmctld", cluster.start_controller)
+
+
+def away(site: Site, daemon: str, start: Callable[[], object]) -> None:
+    """One of SLURM's daemons is not there for a while."""
     controller = site.start()
     site.training()
-    cluster.stop_daemon("slurmd")
+    cluster.stop_daemon(daemon)
     time.sleep(8)
-    cluster.start_node()
-    site.note("slurmd away for 8 s")
+    start()
+    site.note(f"{daemon} away for 8 s")
     site.finish(controller)
 
 
@@ -176,17 +186,6 @@ def jobs_processes() -> list[psutil.Process]:
     """SLURM's step daemons and all that they started."""
     daemons = [each for each in psutil.process_iter(["name"]) if each.info["name"].startswith("slurmstepd")]
     return [process for daemon in daemons for process in (daemon, *daemon.children(recursive=True))]
-
-
-def controller_restarted(site: Site) -> None:
-    """SLURM's controller stops and starts again."""
-    controller = site.start()
-    site.training()
-    cluster.stop_daemon("slurmctld")
-    time.sleep(8)
-    cluster.start_controller()
-    site.note("slurmctld away for 8 s")
-    site.finish(controller)
 
 
 def snakemake_killed(site: Site) -> None:
