@@ -14,6 +14,7 @@ examples:
   s2pg train --experiment ppo_small --task InvertedPendulumV --method s2pg --scale smoke --out runs/one
   s2pg eval runs/one                            mean return on fresh episodes
   s2pg record runs/one --out expert.npz         25 episodes as a dataset for imitation
+  s2pg export expert.npz --minari s2pg/pendulum-expert-v0
   s2pg watch runs/one --out episode.mp4         an episode, and the memory's trace beside it
   s2pg bench --task HalfCheetahV                milliseconds per step of every method
   s2pg cost --experiment ppo_pomdp --scale paper --cores 64      or --experiment all
@@ -121,6 +122,13 @@ def _record(command: Command) -> None:
     add("--task-options", metavar="YAML", help="arguments of the environment, e.g. '{max_episode_steps: 200}'")
 
 
+def _export(command: Command) -> None:
+    add = command.add_argument
+    add("dataset", metavar="FILE", help=".npz of `s2pg record`, or another in its schema")
+    add("--minari", metavar="NAME", required=True, help="of the new dataset, e.g. s2pg/hopper-expert-v0")
+    add("--episodes", metavar="N", type=count, help="the first N (default: all)")
+
+
 def _watch(command: Command) -> None:
     add = command.add_argument
     add("run", metavar="RUN_DIR", help="folder of a run")
@@ -209,6 +217,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "train": ("Train one run. Started again, it goes on where it stopped.", _train),
     "eval": ("Evaluate a run on fresh episodes.", _eval),
     "record": ("Record a run's episodes as a dataset for imitation.", _record),
+    "export": ("Store a dataset for Minari, in the folder that MINARI_DATASETS_PATH names.", _export),
     "watch": ("Film an episode, with the memory's trace beside it.", _watch),
     "list": ("List experiments, tasks, methods or seeds.", _list),
     "bench": ("Time environment, acting and learning per method, on one thread.", _bench),
