@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -427,6 +428,17 @@ def test_imitation_has_a_cost_before_an_expert_has_been_recorded(experiment: str
     assert (need.replay > 0) == (experiment == "imitation_lsiq")
     assert not (tmp_path / "experts").exists()
     assert cost.need(resolve(experiment, "InvertedPendulumV", "expert", 0, "smoke"), 3, tmp_path).training == 0
+
+
+@pytest.mark.parametrize("experiment", list_experiments())
+def test_every_run_has_a_trial_run_that_learns(experiment: str) -> None:
+    scale = load_experiment(experiment).scale("paper")
+    for task, method in itertools.product(scale.tasks, scale.methods):
+        config = resolve(experiment, task, method, 0, "paper")
+        trial = cost.trial_of(config)
+        assert trial.hparams.rollout <= config.hparams.rollout
+        assert trial.steps_per_epoch % trial.hparams.rollout == 0
+        assert trial.epochs * trial.steps_per_epoch <= config.epochs * config.steps_per_epoch
 
 
 def test_a_run_with_other_hyperparameters_says_nothing_about_cost(copy: Path, tmp_path: Path) -> None:

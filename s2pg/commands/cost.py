@@ -212,8 +212,8 @@ def trial_of(config: RunConfig) -> RunConfig:
     """The same run, but two short epochs; batches stay, so do times per step; off policy it learns in the second."""
     hp = config.hparams
     if isinstance(hp, PPOConfig):
-        steps = min(hp.rollout, max(256, 2 * hp.minibatch))
-        steps -= steps % hp.num_envs
+        steps = max(256, 2 * hp.minibatch, getattr(hp, "discriminator_batch", 0))
+        steps = min(hp.rollout, steps + -steps % hp.num_envs)
         hp = dataclasses.replace(hp, rollout=steps)
     else:
         steps = 100 * hp.rollout
