@@ -36,6 +36,7 @@ from s2pg.hyperparameters import ALGORITHMS, IMITATION, ConfigError, Hparams, Me
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "workflow" / "config" / "schema"
 ANCHORS = {"zero": "random", "one": "oracle"}  # of normalisation, unless an experiment names others
+EXPERTS = ("expert", "ppo_small")  # imitation learns from the oracle of the first that has its task at its scale
 
 
 # --- what a run is ---------------------------------------------------------------------------------------------------
@@ -235,6 +236,18 @@ def load_experiment(name: str) -> Experiment:
         "anchors": ANCHORS | spec.get("anchors", {}),
     }
     return construct(Experiment, {**spec, **rest, "scales": scales, "spec": spec, "path": path})
+
+
+def expert_run(task: str, scale: str) -> RunId:
+    """The run that is recorded as the expert of a task. Raises ConfigError where there is none."""
+    grids = {name: load_experiment(name).scale(scale).tasks for name in EXPERTS}
+    having = [name for name, played in grids.items() if task in played]
+    if not having:
+        known = sorted({task for played in grids.values() for task in played})
+        raise ConfigError(
+            f"{task}: no expert at scale {scale}; allowed: {', '.join(known)} (see experiments/expert.yaml)"
+        )
+    return RunId(having[0], scale, task, "oracle", 0)
 
 
 def methods() -> dict[str, MethodConfig]:

@@ -45,7 +45,8 @@ def begun(root: Path, method: str, step: int, wall: float, silent: float | None)
 
 def look(root: Path) -> dict[str, status.Progress]:
     """The runs of PendulumV with seed 0 by method."""
-    found = status.progress(load_experiment(EXPERIMENT), "smoke", root)
+    experiment = load_experiment(EXPERIMENT)
+    found = status.progress(experiment, experiment.runs("smoke"), root)
     return {one.run.method: one for one in found if (one.run.task, one.run.seed) == ("PendulumV", 0)}
 
 
@@ -97,10 +98,24 @@ def test_nothing_is_left_of_anchors_that_do_not_learn_once_they_begin(tmp_path: 
         path = tmp_path / RunId("imitation_gail", "smoke", "InvertedPendulumV", method, 0).folder
         path.mkdir(parents=True)
         pd.DataFrame({"step": [1], "wall": [2.0]}).to_parquet(path / "timing.parquet")
-    begun = status.progress(load_experiment("imitation_gail"), "smoke", tmp_path)
+    experiment = load_experiment("imitation_gail")
+    begun = status.progress(experiment, experiment.runs("smoke"), tmp_path)
     left = {one.run.method: one.left for one in begun if one.spent}
     assert (left["random"], left["expert"]) == (0.0, 0.0)
     assert left["s2pg"] == 2.0 * (800 - 1)
+
+
+def test_experts_that_imitation_waits_for_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--scale", "smoke", "--json", "--results", str(tmp_path)]
+    assert cli.main(["status", "imitation_gail", "imitation_lsiq", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    tasks = {
+        task for name in ("imitation_gail", "imitation_lsiq") for task in load_experiment(name).scale("smoke").tasks
+    }
+    assert found["experts"]["runs"] == len(tasks) == 2
+    assert found["all"]["runs"] == sum(found[name]["runs"] for name in ("imitation_gail", "imitation_lsiq", "experts"))
+    assert cli.main(["status", "imitation_gail", "expert", *options]) == 0
+    assert "experts" not in json.loads(capsys.readouterr().out), "they are runs of an experiment that is listed"
 
 
 def test_status_needs_no_torch() -> None:

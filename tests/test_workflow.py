@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from s2pg.config import ConfigError, list_experiments, list_studies, load_experiment, workflow_settings
+from s2pg.config import ConfigError, expert_run, list_experiments, list_studies, load_experiment, workflow_settings
 from s2pg.data.dataset import load
 from s2pg.study import load_study
 from tests.synthetic import write_grid
@@ -51,9 +51,6 @@ def common() -> SimpleNamespace:
     return SimpleNamespace(**space)
 
 
-EXPERTS = common().EXPERTS
-
-
 def chosen() -> list[str]:
     return [name for name in workflow_settings()["experiments"] if name in list_experiments()]
 
@@ -73,8 +70,7 @@ def experts(scale: str, names: list[str]) -> set[str]:
     imitated = {
         task for name in names if load_experiment(name).imitates for task in load_experiment(name).scale(scale).tasks
     }
-    source = {task: next(e for e in EXPERTS if task in load_experiment(e).scale(scale).tasks) for task in imitated}
-    return {task for task, experiment in source.items() if experiment not in names}
+    return {task for task in imitated if expert_run(task, scale).experiment not in names}
 
 
 def cases(scale: str) -> int:

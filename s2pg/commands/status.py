@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from s2pg.commands import show
-from s2pg.config import Experiment, RunId, list_studies, load_experiment, methods, workflow_settings
+from s2pg.config import Experiment, RunId, expert_run, list_studies, load_experiment, methods, workflow_settings
 from s2pg.training import lock
 
 STATES = ("finished", "failed", "running", "interrupted", "waiting")
@@ -35,7 +35,12 @@ def run(args: Namespace) -> int:
     settings = workflow_settings({"scale": args.scale} if args.scale else {})
     names = args.experiments or [name for name in settings["experiments"] if name not in list_studies()]
     experiments = [load_experiment(name) for name in names]
-    found = {e.name: progress(e, settings["scale"], Path(args.results)) for e in experiments}
+    scale, results = settings["scale"], Path(args.results)
+    found = {e.name: progress(e, e.runs(scale), results) for e in experiments}
+    if awaited := experts(experiments, scale):
+        found["experts"] = [
+            one for name, runs in awaited.items() for one in progress(load_experiment(name), runs, results)
+        ]
     everything = [one for runs in found.values() for one in runs]
     if args.json:
         print(json.dumps({name: summary(runs) for name, runs in found.items()} | {"all": summary(everything)}))
@@ -49,13 +54,24 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def progress(experiment: Experiment, scale: str, results: Path) -> list[Progress]:
-    """Every run of the grid; what is left of one that has not begun is what the like of it took."""
-    total = experiment.scale(scale).epochs * experiment.scale(scale).steps_per_epoch
-    known = methods()
-    runs = [look(run, results, total if known[run.method].learns else 0) for run in experiment.runs(scale)]
-    usual = lengths(runs)
-    return [one if one.left is not None else one._replace(left=guess(one.run, usual)) for one in runs]
+def experts(experiments: Iterable[Experiment], scale: str) -> dict[str, list[RunId]]:
+    """The experts that these experiments learn from and do not train themselves, by the experiment that does."""
+    experiments = list(experiments)
+    tasks = {task: None for e in experiments if e.imitates for task in e.scale(scale).tasks}
+    found = defaultdict(list)
+    for run in (expert_run(task, scale) for task in tasks):
+        if run.experiment not in {e.name for e in experiments}:
+            found[run.experiment].append(run)
+    return found
+
+
+def progress(experiment: Experiment, runs: Iterable[RunId], results: Path) -> list[Progress]:
+    """Each of these runs of an experiment; what is left of one that has not begun is what the like of it took."""
+    scales, known = experiment.scales, methods()
+    total = {name: scale.epochs * scale.steps_per_epoch for name, scale in scales.items()}
+    found = [look(run, results, total[run.scale] if known[run.method].learns else 0) for run in runs]
+    usual = lengths(found)
+    return [one if one.left is not None else one._replace(left=guess(one.run, usual)) for one in found]
 
 
 def look(run: RunId, results: Path, total: int) -> Progress:

@@ -7,7 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from s2pg.config import ConfigError, RunId, list_experiments, list_studies, load_experiment, resolve, workflow_settings
+from s2pg.config import (
+    RunId,
+    expert_run,
+    list_experiments,
+    list_studies,
+    load_experiment,
+    resolve,
+    workflow_settings,
+)
 from s2pg.study import load_study
 
 BOOLEANS = {"true": True, "false": False}  # Snakemake itself reads `True` and `False` only
@@ -25,7 +33,6 @@ TABLES = """returns success_rate longest_delay aggregates improvement wall_clock
     claims""".split()
 PACKS = {"minutes": 30, "hours": 240, "days": 10**6}  # longest limit, in minutes, of runs that may share a job
 STUDY_SOURCES = [f"analysis/{name}.py" for name in ("style", "claims", "figures/common", "figures/timing")]
-EXPERTS = ["expert", "ppo_small"]  # imitation learns from the oracle of the first that has its task at its scale
 NOTEBOOKS = ["explore_a_run", "compare_methods", "statistics_step_by_step"]
 
 # Jobs find the programs beside the Python that runs Snakemake, whether or not its environment is activated.
@@ -45,13 +52,7 @@ def dataset(experiment: str, task: str, scale: str) -> list[str]:
 
 def expert(task: str, scale: str) -> str:
     """The `done.json` of the run that is recorded as the expert of a task."""
-    having = [name for name in EXPERTS if task in EXPERIMENTS[name].scale(scale).tasks]
-    if not having:
-        known = sorted({task for name in EXPERTS for task in EXPERIMENTS[name].scale(scale).tasks})
-        raise ConfigError(
-            f"{task}: no expert at scale {scale}; allowed: {', '.join(known)} (see experiments/expert.yaml)"
-        )
-    return f"<results>/{RunId(having[0], scale, task, 'oracle', 0).folder}/done.json"
+    return f"<results>/{expert_run(task, scale).folder}/done.json"
 
 
 def ended(experiment: str, scale: str) -> str:
