@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -54,9 +54,8 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def experts(experiments: Iterable[Experiment], scale: str) -> dict[str, list[RunId]]:
+def experts(experiments: Sequence[Experiment], scale: str) -> dict[str, list[RunId]]:
     """The experts that these experiments learn from and do not train themselves, by the experiment that does."""
-    experiments = list(experiments)
     tasks = {task: None for e in experiments if e.imitates for task in e.scale(scale).tasks}
     found = defaultdict(list)
     for run in (expert_run(task, scale) for task in tasks):
