@@ -330,7 +330,9 @@ def test_bench_times_activities_and_writes_json(tmp_path: Path, capsys: pytest.C
         assert sum(result["ms_per_step"].values()) == pytest.approx(result["total_ms_per_step"])  # of one round
         assert result["steps_per_second"] == pytest.approx(1000 / result["total_ms_per_step"])
         assert f"\n{name} " in out
-    assert next(line for line in out.splitlines() if line.startswith("s2pg ")).endswith("1.00")
+        assert 0 < result["products_ms_per_step"] < result["total_ms_per_step"]
+    *_, against_s2pg, alone = next(line for line in out.splitlines() if line.startswith("s2pg ")).split()
+    assert (against_s2pg, alone) == ("1.00", f"{found['methods']['s2pg']['products_ms_per_step']:.3f}")
     machine = f"{found['provenance']['cpu']}: {found['benchmark']['gflops']:.0f} GFLOP/s"
     assert machine in out
     assert 0 < found["benchmark"]["call_us"] < 1000

@@ -14,9 +14,11 @@ import torch
 import yaml
 
 from s2pg.config import ConfigError
+from s2pg.nets import Linear
 from s2pg.timing import memory
 from s2pg.timing.density import DENSITIES, DensityLane
 from s2pg.timing.lanes import take_turns
+from s2pg.timing.products import Products, Shape, seconds
 from s2pg.timing.sweep import ROWS, WITH_CONTEXT, Case, Cell, Scale, cells, configure, count, measure, open_lane
 
 CONFIG = Path(__file__).resolve().parents[1] / "workflow" / "config"
@@ -182,3 +184,25 @@ def test_all_contexts_of_the_question_are_measured_with_every_memory(name: str, 
     assert study["scales"][name]["contexts"] == [1, 2, 5, 8, 16, 32, 64, 128]
     assert study["scales"][name]["cases"] == list(study["cases"])
     assert all(set(ROWS) <= set(case["kinds"]) for case in study["cases"].values())
+
+
+def operations(multiply: Any) -> int:
+    """Of all matrix products of a call and of its gradients, as `Products` counts them."""
+    with Products() as products:
+        multiply().sum().backward()
+    return sum(number * shape.operations for shape, number in products.counts.items())
+
+
+@pytest.mark.parametrize("rows", [8, 256])  # by torch's own layer, and by `kernels.Linear`
+def test_products_are_counted_forward_and_backward(rows: int) -> None:
+    layer, x = Linear(128, 96), torch.randn(rows, 128, requires_grad=True)
+    assert operations(lambda: layer(x)) == 3 * 2 * rows * 128 * 96  # the output, and the gradients of x and weights
+    a, b = torch.randn(3, rows, 5, requires_grad=True), torch.randn(3, 5, 7, requires_grad=True)
+    assert operations(lambda: torch.baddbmm(torch.zeros(3, 1, 7), a, b)) == 3 * 2 * 3 * rows * 5 * 7
+
+
+def test_the_floor_of_many_products_is_above_that_of_few() -> None:
+    small, large = Shape(1, 64, 64, 64), Shape(1, 512, 512, 512)
+    times = seconds({small: 1}), seconds({large: 1}), seconds({large: 10})
+    assert times[0] < times[1] / 10
+    assert times[1] < times[2]

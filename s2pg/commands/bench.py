@@ -2,7 +2,7 @@
 
 Methods take turns, one update each, over several rounds, so that a machine that slows down slows all of them; medians
 over rounds are compared. Figures of two machines, or of two hours on a shared one, are not: the table's head says what
-the machine does by a fixed yardstick.
+the machine does by a fixed yardstick, and a column what the matrix products of a step take on it by themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from s2pg.commands import show
 from s2pg.config import load_experiment
 from s2pg.kernels import keep_freed_memory
+from s2pg.timing import products
 from s2pg.timing.lanes import (
     ACTIVITIES,
     Lane,
@@ -45,6 +46,10 @@ def run(args: Namespace) -> int:
     lanes = {name: Lane(configuration(args.task, name, *wanted)) for name in names}
     rounds, yardsticks = measure(lanes, args.updates)
     results = {name: summary([timed[name] for timed in rounds]) for name in names}
+    for name, lane in lanes.items():
+        show.progress(f"matrix products alone: {name}")
+        results[name]["products_ms_per_step"] = 1e3 * products.seconds(products.counted(lane)) / lane.steps
+    show.progress("")
     about = {"algorithm": args.algorithm, "task": args.task, "profile": args.profile, "updates": args.updates}
     about |= {"threads": 1, "load_average": os.getloadavg()[0]} | Yardstick.median(yardsticks)._asdict()
     facts = provenance()
@@ -101,13 +106,14 @@ def summary(rounds: list[Seconds]) -> dict:
 
 
 def report(results: dict[str, dict]) -> str:
-    """The table; the last column says how many times as long as s2pg a step takes."""
+    """The table; "time / s2pg's" says how many times as long as s2pg a step takes."""
     base = results.get("s2pg", {}).get("total_ms_per_step")
     rows = []
     for name, result in results.items():
         parts = [f"{result['ms_per_step'][activity]:.3f}" for activity in ACTIVITIES]
         total, (low, high) = result["total_ms_per_step"], result["steps_per_second_range"]
         speed = [f"{result['steps_per_second']:,.0f}", f"{low:,.0f} - {high:,.0f}"]
-        rows.append([name, *parts, f"{total:.3f}", *speed, f"{total / base:.2f}" if base else "-"])
-    headers = ["method", *ACTIVITIES, "all [ms/step]", "steps/s", "(range)", "time / s2pg's"]
+        alone = f"{result['products_ms_per_step']:.3f}"
+        rows.append([name, *parts, f"{total:.3f}", *speed, f"{total / base:.2f}" if base else "-", alone])
+    headers = ["method", *ACTIVITIES, "all [ms/step]", "steps/s", "(range)", "time / s2pg's", "products alone"]
     return show.table(rows, headers, ["method"])

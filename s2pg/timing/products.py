@@ -1,0 +1,88 @@
+"""What the matrix products of an update take by themselves: the floor below which no other code could bring a method.
+
+The products that an update makes are counted by shape, then each shape is made over and over on its own, by the faster
+of torch's libraries. Everything else that a step needs (the simulator, activations, optimisers, Python) counts nothing.
+"""
+
+from __future__ import annotations
+
+import timeit
+from collections import Counter
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from s2pg.kernels import product
+from s2pg.timing.lanes import Lane
+
+
+class Shape(NamedTuple):
+    """`many` products `[rows, inner] [inner, columns]` in one call."""
+
+    many: int
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.many * self.rows * self.inner * self.columns
+
+
+def _of(a: torch.Tensor, b: torch.Tensor) -> Shape:
+    return Shape(1 if a.dim() == 2 else len(a), a.shape[-2], a.shape[-1], b.shape[-1])
+
+
+SHAPES: dict[str, Callable[..., Shape]] = {
+    "mm": _of,
+    "bmm": _of,
+    "addmm": lambda bias, a, b: _of(a, b),
+    "baddbmm": lambda bias, a, b: _of(a, b),
+    "_linear_pointwise": lambda x, weight, *_: Shape(1, x.shape[:-1].numel(), weight.shape[1], weight.shape[0]),
+}
+
+
+class Products(TorchDispatchMode):
+    """Counts the matrix products of whatever runs inside, forward and backward, by shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[Shape] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        shape = SHAPES.get(func.overloadpacket.__name__)
+        if shape:
+            self.counts[shape(*args)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def counted(lane: Lane) -> Counter[Shape]:
+    """The products of one turn of a method, acting included."""
+    with Products() as products:
+        lane.update()
+    return products.counts
+
+
+def seconds(counts: Mapping[Shape, int]) -> float:
+    """How long so many products take one after the other, each made by the faster library, with its inputs in reach."""
+    return sum(number * alone(shape) for shape, number in counts.items() if shape.operations)
+
+
+def alone(shape: Shape, repeats: int = 5, least: float = 2e-3) -> float:
+    """Seconds of one product, the median of `repeats` blocks of at least `least` seconds."""
+    many, rows, inner, columns = shape
+    if many > 1:
+        a, b = torch.randn(many, rows, inner), torch.randn(many, inner, columns)
+        return _timed(lambda: torch.bmm(a, b), repeats, least)
+    x, weight, turned = torch.randn(rows, inner), torch.randn(columns, inner), torch.randn(inner, columns)
+    return min(_timed(one, repeats, least) for one in (lambda: torch.mm(x, turned), lambda: product(x, weight)))
+
+
+def _timed(call: Callable[[], Any], repeats: int, least: float) -> float:
+    call()
+    number = max(1, round(least / max(timeit.timeit(call, number=3) / 3, 1e-7)))
+    return median(timeit.repeat(call, number=number, repeat=repeats)) / number
