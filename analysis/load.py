@@ -49,7 +49,8 @@ def collect(grid: Path, runs: Path, out: Path) -> Tables:
     to `out`.
 
     `runs` is results/runs: a run lies in <scale>/<experiment>/<task>/<method>/seed_<n>. A run whose done.json does
-    not exist is "missing" and its half-made files are left out; a run with an unreadable file is "failed".
+    not exist is "missing" and its half-made files are left out; a run with an unreadable file is "failed", and so is
+    one that was trained with other settings than the grid's.
     """
     content = read_grid(Path(grid))
     if not Path(runs).is_dir():
@@ -57,7 +58,8 @@ def collect(grid: Path, runs: Path, out: Path) -> Tables:
     rows, parts = [], {name: [schema.frame(name)] for name in DATA[1:]}
     for run in content["runs"]:
         identity = {"experiment": content["experiment"], **run, "scale": content["scale"]}
-        row, frames = collect_run(run_folder(Path(runs), identity), identity)
+        wanted = content.get("configs", {}).get(run["task"], {}).get(run["method"], {})
+        row, frames = collect_run(run_folder(Path(runs), identity), identity, wanted)
         rows.append(row)
         for name, frame in frames.items():
             parts[name].append(frame)
@@ -73,16 +75,20 @@ def run_folder(runs: Path, identity: Mapping[str, Any]) -> Path:
     return runs.joinpath(*parts, f"seed_{identity['seed']}")
 
 
-def collect_run(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+def collect_run(
+    folder: Path, identity: Mapping[str, Any], wanted: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """The row of `runs` and the other tables of `DATA` of one run; never raises for a bad run.
 
-    identity: experiment, task, method, seed and scale as the grid has them.
+    Args:
+        identity: experiment, task, method, seed and scale as the grid has them.
+        wanted: what it must have been trained with, by the keys of `config.yaml`.
     """
     row = {**dict.fromkeys(schema.TABLES["runs"].names), **identity}
     if not (folder / "done.json").exists():
         state = "done.json is not there (unfinished)" if folder.exists() else "its folder is not there (not started)"
         return {**row, "status": "missing", "reason": state}, {}
-    read, faults = _read_parts(folder, identity)
+    read, faults = _read_parts(folder, identity, wanted or {})
     done, frames = read.get("done.json", {"status": "failed"}), read.get("frames", {})
     row |= {**read.get("config.yaml", {}), **read.get("provenance.json", {}), **done}
     if faults and done["status"] == "finished":
@@ -178,12 +184,14 @@ def _records(path: Path) -> Iterator[bytes]:
         warnings.warn(f"{path}: truncated after byte {at}; read up to there", stacklevel=2)
 
 
-def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _read_parts(
+    folder: Path, identity: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """What could be read of a run folder, by file ("frames": the data tables), and what could not."""
     data = {"scalars": _scalars, "episodes": _episodes, "timing": _timing, "probe": _probe}
     readers: dict[str, Callable[[], Any]] = {
         "done.json": lambda: _done(folder / "done.json"),
-        "config.yaml": lambda: _config(folder / "config.yaml", identity),
+        "config.yaml": lambda: _config(folder / "config.yaml", identity, wanted),
         "provenance.json": lambda: _provenance(folder / "provenance.json"),
         **{name: functools.partial(_tidy, name, read, folder, identity) for name, read in data.items()},
     }
@@ -216,13 +224,28 @@ def _done(path: Path) -> dict[str, Any]:
     }
 
 
-def _config(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _config(path: Path, identity: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     config = yaml.safe_load(path.read_text())
     for key, value in identity.items():
         if config[key] != value:
             raise Unreadable(f"{key} is {config[key]!r}, the grid says {value!r}")
+    if other := _differences(config, wanted):
+        raise Unreadable(f"{'; '.join(other)}: `s2pg train` moves this run aside and trains it anew")
     shared = json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, default=str)
     return {"profile": _text(config.get("profile")), "config_hash": hashlib.sha256(shared.encode()).hexdigest()[:12]}
+
+
+def _differences(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What a run was trained with other than wanted, in words; a key that only one of them knows came or went since."""
+    had, want = _flat(config), _flat(wanted)
+    keys = [key for key in want if key in had and had[key] != want[key]]
+    return [f"{key} is {had[key]!r}, the experiment file says {want[key]!r}" for key in keys]
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the memory and of the algorithm beside the others, by dotted names."""
+    parts = {f"{part}.{key}": value for part in ("memory", "hparams") for key, value in config.get(part, {}).items()}
+    return {key: value for key, value in config.items() if key not in ("memory", "hparams")} | parts
 
 
 def _provenance(path: Path) -> dict[str, Any]:

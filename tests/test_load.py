@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from analysis import schema
@@ -195,6 +196,26 @@ def test_unreadable_file_makes_the_run_failed_with_a_reason_and_the_others_are_c
     assert reason in row(tables, 0)["reason"]
     assert (tables.runs["status"] == "finished").sum() == 5
     assert str(root) not in row(tables, 0)["reason"]
+
+
+def trained_and_wanted(root, trained, wanted):
+    """Let the runs of s2pg have been trained with the settings `trained`, and the grid ask for `wanted`."""
+    for path in (root / "runs" / S2PG).glob("seed_*/config.yaml"):
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | trained))
+    grid = json.loads((root / "grid.json").read_text())
+    (root / "grid.json").write_text(json.dumps(grid | {"configs": {"HopperV": {"s2pg": wanted}}}))
+
+
+def test_a_run_with_other_settings_than_its_experiment_has_now_is_failed_and_says_which(root):
+    before = {"epochs": 5, "hparams": {"gamma": 0.99, "betas": [0.9, 0.999]}}
+    trained_and_wanted(root, before, before | {"hparams": {**before["hparams"], "new_since": 1}})
+    assert set(collected(root).runs["status"]) == {"finished"}
+    trained_and_wanted(root, before, {"epochs": 7, "hparams": {**before["hparams"], "gamma": 0.5}})
+    tables = collected(root)
+    assert set(tables.runs[tables.runs["method"] == "random"]["status"]) == {"finished"}
+    assert set(tables.runs[tables.runs["method"] == "s2pg"]["status"]) == {"failed"}
+    said = "config.yaml: epochs is 5, the experiment file says 7; hparams.gamma is 0.99, the experiment file says 0.5"
+    assert row(tables, 2)["reason"] == f"{said}: `s2pg train` moves this run aside and trains it anew"
 
 
 def test_run_without_event_files_is_failed(root):

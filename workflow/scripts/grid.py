@@ -14,29 +14,45 @@ from typing import Any
 
 from s2pg.config import ConfigError, Experiment, load_experiment, resolve
 
+NOT_TRAINED = ("experiment", "scale", "task", "method", "seed", "device")  # which run it is, and where
+
 
 def grid(name: str, scale: str) -> dict[str, Any]:
-    """`{"experiment", "scale", "runs": [{"task", "method", "seed"}, ...], "methods", "spec": the experiment file}`."""
+    """The attempted runs with what they must have been trained with.
+
+    `{"experiment", "scale", "runs": [{"task", "method", "seed"}, ...], "methods": settings that all tasks share,
+    "configs": task -> method -> its configuration, "spec": the experiment file}`.
+    """
     experiment = load_experiment(name)
     runs = [{"task": run.task, "method": run.method, "seed": run.seed} for run in experiment.runs(scale)]
+    configs = configurations(experiment, scale)
     return {
         "experiment": name,
         "scale": scale,
         "runs": runs,
-        "methods": settings(experiment, scale),
+        "methods": {
+            method: shared([configs[task][method] for task in configs]) for method in experiment.scale(scale).methods
+        },
+        "configs": configs,
         "spec": experiment.spec,
     }
 
 
-def settings(experiment: Experiment, scale: str) -> dict[str, dict[str, Any]]:
-    """Method -> its place on the memory axis, and its hyperparameters as far as all tasks of the scale share them."""
+def configurations(experiment: Experiment, scale: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Task -> method -> what a run of any seed is trained with."""
+
+    def one(task: str, method: str) -> dict[str, Any]:
+        content = resolve(experiment.name, task, method, 0, scale).to_dict()
+        return {key: value for key, value in content.items() if key not in NOT_TRAINED}
+
     grid = experiment.scale(scale)
-    found = {}
-    for method in grid.methods:
-        runs = [resolve(experiment.name, task, method, 0, scale).to_dict() for task in grid.tasks]
-        (first, *others) = [run["memory"] | run["hparams"] for run in runs]
-        found[method] = {key: value for key, value in first.items() if all(o[key] == value for o in others)}
-    return found
+    return {task: {method: one(task, method) for method in grid.methods} for task in grid.tasks}
+
+
+def shared(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A method's place on the memory axis, and its hyperparameters as far as the runs agree."""
+    start, *others = [run["memory"] | run["hparams"] for run in runs]
+    return {key: value for key, value in start.items() if all(other[key] == value for other in others)}
 
 
 def main() -> None:
