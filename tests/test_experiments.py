@@ -59,6 +59,8 @@ def test_every_method_of_every_experiment_trains(experiment: str, method: str, t
     assert pd.read_parquet(tmp_path / "episodes.parquet").step.unique().tolist() == steps
     tags = set(read_scalars(tmp_path).tag)
     assert ("loss/policy" in tags) == learns
+    bounded = config.memory.kind == "recurrent" and config.memory.cell in ("gru", "rnn")
+    assert ("memory/saturated" in tags) == (bounded and algorithm != "bc")
     if algorithm in ("ppo", "gail", "bc"):
         assert ("policy/kl/memory" in tags) == config.memory.decides
     if algorithm in ("sac", "lsiq"):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from analysis import setting, style
 from analysis.figures.common import Tidy, empty, legend, panels, steps_axis
 
+SATURATED = {"memory/saturated": "share of units\nbeyond ±0.95"}
 CRITIC = {"value/mean": "Q of the batch", "loss/value": "critic loss"}
 PPO = {
     "action": {
@@ -24,6 +25,7 @@ PPO = {
         "policy/kl/memory": "KL (nats)",
         "policy/clip_fraction/memory": "clip fraction\n(memory alone)",
         "policy/sigma/memory": "memory σ",
+        **SATURATED,
     },
     "imitation": {},
 }
@@ -36,6 +38,7 @@ SAC = {
     "memory": {
         "policy/entropy/memory": "memory entropy\n(nats)",
         "policy/temperature/memory": "temperature",
+        **SATURATED,
     },
     "imitation": {},
 }
@@ -43,7 +46,7 @@ DISTANCE = {"eval/state_distance/mean": "distance to the\nexpert's states"}
 ROWS: dict[str, dict[str, dict[str, str]]] = {
     "ppo": PPO,
     "sac": SAC,
-    "td3": {"action": {**CRITIC, "loss/policy": "policy loss\n(mean of −Q)"}, "memory": {}, "imitation": {}},
+    "td3": {"action": {**CRITIC, "loss/policy": "policy loss\n(mean of −Q)"}, "memory": SATURATED, "imitation": {}},
     "gail": PPO
     | {
         "imitation": {
@@ -69,17 +72,18 @@ ROWS: dict[str, dict[str, dict[str, str]]] = {
 }
 """Algorithm -> group -> scalar -> name."""
 
+DEAD = "Units near ±1 hardly depend on what was seen: a memory of such units is dead, recurrent or decided on."
 ON_PPO = {
     "action": "PPO on the action group: divergence between the policy before and after an update, share of samples "
     "whose ratio was clipped, standard deviation of the action noise, explained variance of the critic.",
     "memory": "PPO on the memory group, where the next memory is part of the decision: divergence, clipping and "
-    "noise of the memory. The clip is spent on the memory too, so these should stay near the action's.",
+    f"noise of the memory. The clip is spent on the memory too, so these should stay near the action's. {DEAD}",
 }
 ON_SAC = {
     "action": "SAC: mean value and loss of the critics on replayed steps, entropy of the actions, and the "
     "temperature that holds it at its target.",
     "memory": "SAC on the memory group, where the next memory is part of the decision: entropy of the next memory, "
-    "all units together, and the temperature that holds it at its target.",
+    f"all units together, and the temperature that holds it at its target. {DEAD}",
 }
 NOTHING = "The algorithm learns from rewards; there is no expert."
 FAR = (
@@ -90,7 +94,7 @@ SHOWN = {
     "sac": ON_SAC,
     "td3": {
         "action": "TD3: mean value and loss of the critics on replayed steps, and loss of the policy.",
-        "memory": "TD3 logs nothing of the memory alone: its noise is fixed.",
+        "memory": f"TD3's noise is fixed. {DEAD}",
     },
     "gail": ON_PPO
     | {

@@ -35,6 +35,7 @@ from s2pg.training.worlds import derive
 from s2pg.types import Mode
 
 MODES: tuple[Mode, ...] = ("sample", "mean")
+SATURATED = 0.95  # tanh has a tenth of its slope there
 
 
 Build = Callable[[RunConfig, worlds.Spec, Dataset | None], Agent]
@@ -172,12 +173,19 @@ class Run:
         logs = []
         for _ in range(config.steps_per_epoch // hp.rollout):
             rollout = source.collect(hp.rollout // hp.num_envs, generator, watch)
-            logs.append(algorithm.update(rollout, generator))
+            logs.append(algorithm.update(rollout, generator) | self._memory())
             watch.lap("learning")
             bar.update(hp.rollout)
         keys = dict.fromkeys(key for log in logs for key in log)
         metrics = {key: float(np.mean([log[key] for log in logs if key in log])) for key in keys}
         return metrics | self._training_episodes()
+
+    def _memory(self) -> dict[str, float]:
+        """Share of the units of a bounded memory that are near +-1 now, where they hardly depend on what was seen."""
+        memory = self.agent.policy.memory
+        if not (self.collector and memory.bounded and memory.size):
+            return {}
+        return {"memory/saturated": float((self.collector.z.abs() > SATURATED).float().mean())}
 
     def _training_episodes(self) -> dict[str, float]:
         if not self.collector or not self.collector.finished:
