@@ -55,10 +55,11 @@ METHODS: dict[str, Look] = {
 
 VARIANTS: dict[str, dict[str, Look]] = {
     "distribution": {
-        "s2pg_squashed": Look("S2PG, squashed", "#0E1D0C", "-", "d"),
-        "s2pg_learned": Look("S2PG, learned σ, squashed", "#0E4F09", (0, (4, 1.5)), "d"),
-        "s2pg_state": Look("S2PG, state's σ, squashed", "#24904F", (0, (5, 1, 1, 1)), "d"),
-        "s2pg_unbounded": Look("S2PG, state's σ", "#87B34E", (0, (2, 1)), "d"),
+        "s2pg_unsquashed": Look("S2PG, not squashed", "#3C6E57", (0, (3, 1)), "d"),
+        "s2pg_squashed": Look("S2PG, squashed twice", "#0E1D0C", "-", "d"),
+        "s2pg_learned": Look("S2PG, learned σ", "#0E4F09", (0, (4, 1.5)), "d"),
+        "s2pg_state": Look("S2PG, state's σ", "#24904F", (0, (5, 1, 1, 1)), "d"),
+        "s2pg_unbounded": Look("S2PG, state's σ, not squashed", "#87B34E", (0, (2, 1)), "d"),
         "s2pg_uniform": Look("S2PG, uniform", "#5FE81E", (0, (3, 1, 1, 1)), "d"),
         "s2pg_leak": Look("S2PG, leak 0.5", "#CDFF8E", (0, (1, 1)), "d"),
     },

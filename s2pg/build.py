@@ -35,7 +35,7 @@ from s2pg.imitation.lsiq import LSIQ
 from s2pg.imitation.retrace import observed
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS
-from s2pg.policy import Clamp, Policy, Shape, Tanh, UniformPolicy
+from s2pg.policy import Clamp, Policy, Shape, Spread, Tanh, UniformPolicy
 from s2pg.training import worlds
 from s2pg.training.agent import Agent
 from s2pg.training.worlds import Spec, derive
@@ -176,7 +176,9 @@ def _policy(memory: Memory, box: Box, hp: Hparams) -> Policy:
         return Policy(memory, actions, head, sigma, hp.policy_gain)
     if isinstance(hp, SACConfig):
         shape = Shape(box.tanh, Tanh() if hp.squash_memory else None, hp.memory_noise)
-        return Policy(memory, actions, head, sigma, hp.policy_gain, ("state", hp.memory_sigma), shape)
+        once = hp.squash_memory == "once" and memory.bounded
+        spread: tuple[Spread, Spread] = ("state", hp.memory_sigma)
+        return Policy(memory, actions, head, sigma, hp.policy_gain, spread, shape, unsquash=once)
     shape = Shape(Clamp(*box), Clamp(-1.0, 1.0) if memory.bounded else None)
     policy = Policy(memory, actions, head, sigma, hp.policy_gain, ("fixed", "fixed"), shape, box.tanh)
     policy.log_sigma.data[:actions] += box.half.log().cpu()  # noise in units of half the action range

@@ -115,7 +115,9 @@ class SACConfig(OffPolicyConfig):
     memory_sigma: Literal["fixed", "learned", "state"]  # what the standard deviation of z' is
     sigma_memory: float  # initial or fixed standard deviation of z'
     memory_noise: Literal["gaussian", "uniform"]
-    squash_memory: bool  # tanh on z' (the reference's second one)
+    squash_memory: Literal[
+        False, "once", "twice"
+    ]  # z' = tanh(x), x ~ N(atanh(m), sigma^2), or N(m, ..) (the reference)
 
     def __post_init__(self) -> None:
         super().__post_init__()

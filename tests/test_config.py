@@ -31,6 +31,7 @@ from s2pg.hyperparameters import (
     MethodConfig,
     OffPolicyConfig,
 )
+from tests.offpolicy import DECIDED
 
 REFERENCE = yaml.safe_load((ROOT / "tests/data/reference_ppo.yaml").read_text())
 OFF_POLICY = yaml.safe_load((ROOT / "tests/data/reference_off_policy.yaml").read_text())
@@ -337,10 +338,11 @@ def test_profile_matched_differs_between_memories_in_the_shape_of_the_networks_o
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
-def test_profile_matched_off_policy_differs_between_memories_in_the_policys_head_only(algorithm: str) -> None:
+def test_profile_matched_off_policy_differs_in_the_policys_head_and_in_what_s2pg_alone_reads(algorithm: str) -> None:
     found = {m: hparams(algorithm, "matched", m, "HopperV") for m in OFF_POLICY[algorithm]["methods"]}
     assert found["s2pg"]["policy_head"] == [128]
-    assert all({**values, "policy_head": [128]} == found["s2pg"] for values in found.values())
+    own = DECIDED if algorithm == "sac" else {}
+    assert all({**values, "policy_head": [128], **own} == {**found["s2pg"], **own} for values in found.values())
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -411,8 +413,11 @@ def test_a_row_of_the_kernel_study_is_s2pg_with_one_thing_changed() -> None:
     base = found.pop("s2pg")
     assert set(found) == {name for name in methods() if name.startswith("s2pg_")}
     changes = [{key: value for key, value in row.items() if value != base[key]} for row in found.values()]
-    for change in changes:  # a sigma that learns may need bounds as well
-        assert len(change) == 1 or set(change) == {"memory_sigma", "squash_memory"}
+    for change in changes:  # the target of the entropy goes with sigma; the reference's sigma had no bounds
+        assert len(change) == 1 or set(change) in (
+            {"sigma_memory", "target_entropy_memory"},
+            {"memory_sigma", "squash_memory"},
+        )
     assert all(changes.count(change) == 1 for change in changes)
 
 

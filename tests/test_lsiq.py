@@ -25,7 +25,7 @@ from s2pg.training.evaluate import evaluate
 from s2pg.types import View
 from tests.helpers import collector, same_bits, seeded
 from tests.imitation import balance, demonstrated, restless
-from tests.offpolicy import BOX, CLOSE, METHODS, agent_of, experience, held, learned, restored, small
+from tests.offpolicy import BOX, CLOSE, DECIDED, METHODS, agent_of, experience, held, learned, restored, small
 
 IMITATION = {
     "imitation_loss": "lsiq",
@@ -378,9 +378,10 @@ def test_profile_reference_has_the_launchers_values(
     assert {key: values[key] for key in shared} == shared
 
 
-def test_profile_matched_differs_between_memories_in_the_policys_head_only() -> None:
+def test_profile_matched_differs_in_the_policys_head_and_in_what_s2pg_alone_reads() -> None:
     found = {m: hparams("lsiq", "matched", m, "HopperV") for m in METHODS}
-    assert all({**values, "policy_head": [128]} == found["s2pg"] for values in found.values())
+    same = {"policy_head": [128], **DECIDED}
+    assert all({**values, **same} == {**found["s2pg"], **same} for values in found.values())
     sac = hparams("sac", "matched", "s2pg", "HopperV")
     assert {key: found["s2pg"][key] for key in sac} == sac
 

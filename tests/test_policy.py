@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution, kl_divergence
 
 from s2pg.nets import CELLS
-from s2pg.policy import Decision, Policy, UniformPolicy
+from s2pg.policy import Decision, Policy, Shape, Tanh, UniformPolicy
 from s2pg.types import View
 from tests.helpers import MEMORIES, WIDTH, seeded
 
@@ -152,6 +152,19 @@ def test_the_mean_of_the_decided_memory_is_the_cells_next_state(name: str) -> No
     cell, e = p.memory.cell, p.memory.embed(seen.obs[:, 0])
     assert type(cell) in CELLS.values()
     torch.testing.assert_close(p(seen).mean[:, 2:], cell.step(cell.project(e), seen.z))
+
+
+def test_a_memory_squashed_once_is_the_cells_next_state_with_noise_that_never_leaves_its_range() -> None:
+    """z' = tanh(x), x ~ N(atanh(m), sigma^2): without noise it is m; its density is torch's."""
+    memory = MEMORIES["s2pg"]()
+    squashed = Policy(memory, 2, [7], (0.6, 0.3), shape=Shape(Tanh(), Tanh()), unsquash=True)
+    seen = view(memory.size)
+    d = squashed(seen._replace(z=seen.z.tanh()))
+    torch.testing.assert_close(d.mode[:, 2:], d.carry, rtol=1e-5, atol=1e-6)
+    u, log_prob = d.rsample_with_log_prob(seeded(1))
+    assert u[:, 2:].abs().max() < 1
+    density = TransformedDistribution(Normal(torch.atanh(d.carry), 0.3), TanhTransform()).log_prob(u[:, 2:]).sum(-1)
+    torch.testing.assert_close(log_prob[:, 1], density, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["s2pg", "s2pg_lstm"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution, Uniform
 
-from s2pg.algorithms.sac import policy_loss, soft_target, soft_value, temperature_loss
+from s2pg.algorithms.sac import Sample, policy_loss, soft_target, soft_value, temperature_loss
 from s2pg.hyperparameters import SACConfig
 from s2pg.nets import CELLS
 from s2pg.policy import Decision, Shape, Tanh
@@ -290,7 +290,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"cell {cell}": {"memory": {"cell": cell}} for cell in CELLS},
     "backup of both": {"backup": (1.0, 1.0)},
     "backup of neither": {"backup": (0.0, 0.0)},
-    "squashed memory": {"squash_memory": True, "backup": (1.0, 0.5)},
+    "memory squashed once": {"squash_memory": "once", "backup": (1.0, 0.5)},
+    "memory squashed twice": {"squash_memory": "twice", "backup": (1.0, 0.5)},
     "uniform memory": {"memory_noise": "uniform"},
     "fixed sigma": {"memory_sigma": "fixed"},
     "learned sigma": {"memory_sigma": "learned"},
@@ -437,3 +438,35 @@ def test_the_policys_loss_takes_the_smaller_value_at_each_decision() -> None:
         agent.algorithm.learn(batch, seeded(1))
     assert same_bits(found["policy"], other["policy"])
     assert not same_bits(found["value"], other["value"])
+
+
+# --- a memory that stays alive ---------------------------------------------------------------------------------------
+
+
+def saturated_by_a_pull(monkeypatch: pytest.MonkeyPatch, **hparams: Any) -> float:
+    """Share of the units beyond +-0.95 after 300 steps on a critic that wants every unit of z' to grow."""
+    hparams |= {"lr_policy": 3e-3, "lr_temperature_memory": 1e-2, "temperature_memory": 0.01, "memory_sigma": "fixed"}
+    agent = experienced(small("sac", "s2pg", **hparams), steps=60)
+    algorithm = agent.algorithm
+    pull = lambda features, u: u[:, algorithm.policy.actions :].sum(-1).expand(2, -1)  # noqa: E731
+    monkeypatch.setattr(algorithm.critic, "values", pull)
+    for k in range(300):
+        batch = algorithm.sampler(seeded(k))
+        u, log_prob = algorithm.policy(batch.view).rsample_with_log_prob(seeded(k))
+        algorithm._improve(torch.zeros(0), Sample(u, log_prob, u), batch.own)
+    carry = algorithm.policy(batch.view).carry
+    return float((carry.abs() > 0.95).float().mean())
+
+
+def test_a_constant_pull_saturates_the_memory_unless_its_own_next_state_is_squashed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What happened to S2PG before: the critic's slope in z' is not told by data where sigma is small, and drives z'.
+
+    GRU units at +-1 ignore what is seen. With `twice`, as in the reference, the entropy has no say: the mean before the
+    last tanh is the GRU's output, which never leaves [-1, 1]. With `once` the entropy falls without bound towards +-1.
+    """
+    told = {"sigma_memory": 0.1, "target_entropy_memory": -1.4}
+    assert saturated_by_a_pull(monkeypatch, squash_memory=False, **told) > 0.5
+    assert saturated_by_a_pull(monkeypatch, squash_memory="twice", **told) > 0.5
+    assert saturated_by_a_pull(monkeypatch, squash_memory="once", **told) < 0.15
