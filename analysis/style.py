@@ -64,9 +64,9 @@ VARIANTS: dict[str, dict[str, Look]] = {
         "s2pg_leak": Look("S2PG, leak 0.5", "#CDFF8E", (0, (1, 1)), "d"),
     },
     "noise": {
+        "s2pg_sigma001": Look("S2PG, σ 0.01", "#97683A", (0, (5, 1, 1, 1)), "p"),
         "s2pg_sigma002": Look("S2PG, σ 0.02", "#4C2914", "-", "p"),
         "s2pg_sigma005": Look("S2PG, σ 0.05", "#754D2C", (0, (4, 1.5)), "p"),
-        "s2pg_sigma01": Look("S2PG, σ 0.1", "#97683A", (0, (5, 1, 1, 1)), "p"),
         "s2pg_sigma03": Look("S2PG, σ 0.3", "#B98C50", (0, (3, 1, 1, 1)), "p"),
         "s2pg_sigma1": Look("S2PG, σ 1", "#F0C97F", (0, (1, 1)), "p"),
     },

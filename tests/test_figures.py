@@ -281,7 +281,7 @@ def test_the_kernel_study_groups_methods_by_what_their_settings_change(study):
             "s2pg_uniform",
             "s2pg_leak",
         ],
-        "noise": ["s2pg", "s2pg_sigma002", "s2pg_sigma005", "s2pg_sigma01", "s2pg_sigma03", "s2pg_sigma1"],
+        "noise": ["s2pg", "s2pg_sigma001", "s2pg_sigma002", "s2pg_sigma005", "s2pg_sigma03", "s2pg_sigma1"],
         "size": ["s2pg", "s2pg_size8", "s2pg_size16", "s2pg_size64", "s2pg_size128"],
         "cell": ["s2pg", "s2pg_lstm", "s2pg_rnn", "s2pg_diagonal"],
     }
@@ -291,7 +291,7 @@ def test_the_kernel_study_shows_the_numbers_of_the_statistics_at_their_settings(
     noise, size, kinds = FIGURES["kernel"].draw(study).axes
     score = study.pick("iqm", task="all").set_index("method")["estimate"]
     line = noise.lines[0].get_xydata()
-    names = ["s2pg", "s2pg_sigma002", "s2pg_sigma005", "s2pg_sigma01", "s2pg_sigma03", "s2pg_sigma1"]
+    names = ["s2pg_sigma001", "s2pg_sigma002", "s2pg_sigma005", "s2pg", "s2pg_sigma03", "s2pg_sigma1"]
     np.testing.assert_allclose(line, np.c_[[0.01, 0.02, 0.05, 0.1, 0.3, 1.0], score[names]])
     assert size.lines[0].get_xdata().tolist() == [8, 16, 32, 64, 128]
     assert [text.get_text() for text in kinds.get_yticklabels()] == [
