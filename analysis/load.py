@@ -24,6 +24,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from analysis import schema
 from analysis.errors import AnalysisError
 
+RETRAIN = "trained before that changed; `s2pg train` moves this run aside and trains it anew"
 DATA = ("runs", "scalars", "episodes", "timing", "probe")
 
 
@@ -49,8 +50,8 @@ def collect(grid: Path, runs: Path, out: Path) -> Tables:
     to `out`.
 
     `runs` is results/runs: a run lies in <scale>/<experiment>/<task>/<method>/seed_<n>. A run whose done.json does
-    not exist is "missing" and its half-made files are left out; a run with an unreadable file is "failed", and so is
-    one that was trained with other settings than the grid's.
+    not exist is "missing" and its half-made files are left out, and so is one that was trained with other settings than
+    the grid's; a run with an unreadable file is "failed".
     """
     content = read_grid(Path(grid))
     if not Path(runs).is_dir():
@@ -88,7 +89,9 @@ def collect_run(
     if not (folder / "done.json").exists():
         state = "done.json is not there (unfinished)" if folder.exists() else "its folder is not there (not started)"
         return {**row, "status": "missing", "reason": state}, {}
-    read, faults = _read_parts(folder, identity, wanted or {})
+    if other := _differences(folder / "config.yaml", wanted or {}):
+        return {**row, "status": "missing", "reason": f"{'; '.join(other)}: {RETRAIN}"}, {}
+    read, faults = _read_parts(folder, identity)
     done, frames = read.get("done.json", {"status": "failed"}), read.get("frames", {})
     row |= {**read.get("config.yaml", {}), **read.get("provenance.json", {}), **done}
     if faults and done["status"] == "finished":
@@ -184,14 +187,12 @@ def _records(path: Path) -> Iterator[bytes]:
         warnings.warn(f"{path}: truncated after byte {at}; read up to there", stacklevel=2)
 
 
-def _read_parts(
-    folder: Path, identity: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+def _read_parts(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What could be read of a run folder, by file ("frames": the data tables), and what could not."""
     data = {"scalars": _scalars, "episodes": _episodes, "timing": _timing, "probe": _probe}
     readers: dict[str, Callable[[], Any]] = {
         "done.json": lambda: _done(folder / "done.json"),
-        "config.yaml": lambda: _config(folder / "config.yaml", identity, wanted),
+        "config.yaml": lambda: _config(folder / "config.yaml", identity),
         "provenance.json": lambda: _provenance(folder / "provenance.json"),
         **{name: functools.partial(_tidy, name, read, folder, identity) for name, read in data.items()},
     }
@@ -224,20 +225,24 @@ def _done(path: Path) -> dict[str, Any]:
     }
 
 
-def _config(path: Path, identity: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _config(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     config = yaml.safe_load(path.read_text())
     for key, value in identity.items():
         if config[key] != value:
             raise Unreadable(f"{key} is {config[key]!r}, the grid says {value!r}")
-    if other := _differences(config, wanted):
-        raise Unreadable(f"{'; '.join(other)}: `s2pg train` moves this run aside and trains it anew")
     shared = json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, default=str)
     return {"profile": _text(config.get("profile")), "config_hash": hashlib.sha256(shared.encode()).hexdigest()[:12]}
 
 
-def _differences(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What a run was trained with other than wanted, in words; a key that only one of them knows came or went since."""
-    had, want = _flat(config), _flat(wanted)
+def _differences(path: Path, wanted: Mapping[str, Any]) -> list[str]:
+    """What a run was trained with other than wanted, in words; a key that only one of them knows came or went since.
+
+    Nothing where the file cannot be read: that is a fault of another kind.
+    """
+    try:
+        had, want = _flat(yaml.safe_load(path.read_text())), _flat(wanted)
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return []
     keys = [key for key in want if key in had and had[key] != want[key]]
     return [f"{key} is {had[key]!r}, the experiment file says {want[key]!r}" for key in keys]
 

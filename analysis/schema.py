@@ -60,7 +60,11 @@ SCORE = Column(
     "score", "str", "-", "`final` (last tenth of the evaluations) or `area` (mean over training steps)", allowed=SCORES
 )
 STATUS = Column(
-    "status", "str", "-", "`finished`, `failed` (diverged, or its files cannot be read) or `missing`", allowed=STATUSES
+    "status",
+    "str",
+    "-",
+    "`finished`, `failed` (diverged, or its files cannot be read) or `missing` (not there, or of other settings)",
+    allowed=STATUSES,
 )
 COUNTS = (
     Column("attempted", "int", "runs", "runs of the grid behind this row (finished + failed + missing)"),

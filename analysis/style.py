@@ -55,8 +55,9 @@ METHODS: dict[str, Look] = {
 
 VARIANTS: dict[str, dict[str, Look]] = {
     "distribution": {
+        "s2pg_reference": Look("S2PG, as the reference", "#A3B8A0", (0, (1, 2)), "d"),
         "s2pg_unsquashed": Look("S2PG, not squashed", "#3C6E57", (0, (3, 1)), "d"),
-        "s2pg_squashed": Look("S2PG, squashed twice", "#0E1D0C", "-", "d"),
+        "s2pg_twice": Look("S2PG, squashed twice", "#0E1D0C", "-", "d"),
         "s2pg_learned": Look("S2PG, learned σ", "#0E4F09", (0, (4, 1.5)), "d"),
         "s2pg_state": Look("S2PG, state's σ", "#24904F", (0, (5, 1, 1, 1)), "d"),
         "s2pg_unbounded": Look("S2PG, state's σ, not squashed", "#87B34E", (0, (2, 1)), "d"),

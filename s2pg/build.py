@@ -175,10 +175,12 @@ def _policy(memory: Memory, box: Box, hp: Hparams) -> Policy:
     if isinstance(hp, PPOConfig):
         return Policy(memory, actions, head, sigma, hp.policy_gain)
     if isinstance(hp, SACConfig):
-        shape = Shape(box.tanh, Tanh() if hp.squash_memory else None, hp.memory_noise)
-        once = hp.squash_memory == "once" and memory.bounded
+        once = (
+            hp.squash_memory == "once" and memory.bounded
+        )  # there is no need to squash, and no m to centre on, elsewhere
+        shape = Shape(box.tanh, Tanh() if once or hp.squash_memory == "twice" else None, hp.memory_noise)
         spread: tuple[Spread, Spread] = ("state", hp.memory_sigma)
-        return Policy(memory, actions, head, sigma, hp.policy_gain, spread, shape, unsquash=once)
+        return Policy(memory, actions, head, sigma, hp.policy_gain, spread, shape, centred=once)
     shape = Shape(Clamp(*box), Clamp(-1.0, 1.0) if memory.bounded else None)
     policy = Policy(memory, actions, head, sigma, hp.policy_gain, ("fixed", "fixed"), shape, box.tanh)
     policy.log_sigma.data[:actions] += box.half.log().cpu()  # noise in units of half the action range

@@ -115,9 +115,8 @@ class SACConfig(OffPolicyConfig):
     memory_sigma: Literal["fixed", "learned", "state"]  # what the standard deviation of z' is
     sigma_memory: float  # initial or fixed standard deviation of z'
     memory_noise: Literal["gaussian", "uniform"]
-    squash_memory: Literal[
-        False, "once", "twice"
-    ]  # z' = tanh(x), x ~ N(atanh(m), sigma^2), or N(m, ..) (the reference)
+    # z' is x, or tanh(x): around the cell's own state, if that is bounded (once), or of it (twice, as the reference)
+    squash_memory: Literal[False, "once", "twice"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,6 +16,9 @@ Spread = Literal["fixed", "learned", "state"]
 Noise = Literal["gaussian", "uniform"]
 
 
+INSIDE = 1 - 1e-6  # keeps atanh finite, and its slope from vanishing where a cell's state is exactly +-1
+
+
 class Tanh(NamedTuple):
     """Into the box centre +- half, `[A]` each, smoothly."""
 
@@ -164,7 +167,7 @@ class Policy(nn.Module):
         spread: of (action, memory): `fixed` at `sigma`, `learned` from there, or a function of the `state`.
         shape: what noise a decision has and what it passes through.
         bound: what the mean action passes through before noise is added (TD3).
-        unsquash: the memory's own next state is z' without noise, after `shape.memory`, instead of the mean before it.
+        centred: the memory's own next state m is z' without noise: the mean before `shape.memory`, a tanh, is atanh(m).
     """
 
     def __init__(
@@ -177,11 +180,11 @@ class Policy(nn.Module):
         spread: tuple[Spread, Spread] = ("learned", "learned"),
         shape: Shape = PLAIN,
         bound: Tanh | None = None,
-        unsquash: bool = False,
+        centred: bool = False,
     ) -> None:
         super().__init__()
         self.memory, self.actions, self.spreads, self.shape, self.bound = memory, actions, spread, shape, bound
-        self.unsquash = shape.memory.inverse if unsquash and shape.memory else None
+        self.centred = centred
         sizes = (actions, memory.decided)
         dependent = sum(size for size, kind in zip(sizes, spread, strict=True) if kind == "state")
         self.head = mlp([memory.features, *head, actions + dependent], gain)
@@ -195,7 +198,7 @@ class Policy(nn.Module):
         if self.bound is not None:
             mean = self.bound(mean)
         if self.memory.decided:
-            mean = torch.cat([mean, m if self.unsquash is None else self.unsquash(m)], -1)
+            mean = torch.cat([mean, torch.atanh(INSIDE * m) if self.centred else m], -1)
         return Decision(mean, self._log_sigma(dependent), self.actions, m, self.shape)
 
     @property

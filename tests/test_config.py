@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from s2pg.config import (
@@ -413,12 +415,31 @@ def test_a_row_of_the_kernel_study_is_s2pg_with_one_thing_changed() -> None:
     base = found.pop("s2pg")
     assert set(found) == {name for name in methods() if name.startswith("s2pg_")}
     changes = [{key: value for key, value in row.items() if value != base[key]} for row in found.values()]
-    for change in changes:  # the target of the entropy goes with sigma; the reference's sigma had no bounds
-        assert len(change) == 1 or set(change) in (
-            {"sigma_memory", "target_entropy_memory"},
-            {"memory_sigma", "squash_memory"},
+    entropy, reference = {"target_entropy_memory"}, found["s2pg_reference"]
+    for name, change in zip(found, changes, strict=True):
+        noise, unbounded = (
+            set(change) & {"sigma_memory", "memory_noise"},
+            set(change) == {"memory_sigma", "squash_memory"},
         )
+        assert len(set(change) - entropy) == 1 or unbounded or name == "s2pg_reference"
+        assert ("target_entropy_memory" in change) == bool(noise)
+    theirs = hparams("sac", "reference", "s2pg", "HopperV")
+    distribution = ("memory_sigma", "sigma_memory", "memory_noise", "squash_memory", "target_entropy_memory")
+    assert {key: reference[key] for key in distribution} == {key: theirs[key] for key in distribution}
     assert all(changes.count(change) == 1 for change in changes)
+
+
+def test_with_a_fixed_sigma_the_target_of_the_entropy_is_half_a_nat_below_that_of_the_noise() -> None:
+    unit = (torch.arange(100_000) + 0.5) / 100_000  # quantiles
+    shapes = {"gaussian": math.sqrt(2) * torch.erfinv(2 * unit - 1), "uniform": math.sqrt(3) * (2 * unit - 1)}
+    entropies = {"gaussian": 0.5 * math.log(2 * math.pi * math.e), "uniform": math.log(2 * math.sqrt(3))}
+    rows = [row for row in kernels().values() if row["memory_sigma"] == "fixed" and row["squash_memory"] == "once"]
+    assert len(rows) > 8
+    for row in rows:
+        noise, sigma = row["memory_noise"], row["sigma_memory"]
+        x = sigma * shapes[noise]
+        around_zero = entropies[noise] + math.log(sigma) + float((1 - x.tanh() ** 2).log().mean())
+        assert row["target_entropy_memory"] == pytest.approx(around_zero - 0.5, abs=0.06)
 
 
 def test_the_kernel_study_covers_distribution_noise_size_and_cell() -> None:

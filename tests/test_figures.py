@@ -273,8 +273,9 @@ def test_the_kernel_study_groups_methods_by_what_their_settings_change(study):
     assert figures.kernel.families(study) == {
         "distribution": [
             "s2pg",
+            "s2pg_reference",
             "s2pg_unsquashed",
-            "s2pg_squashed",
+            "s2pg_twice",
             "s2pg_learned",
             "s2pg_state",
             "s2pg_unbounded",

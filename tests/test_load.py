@@ -206,16 +206,19 @@ def trained_and_wanted(root, trained, wanted):
     (root / "grid.json").write_text(json.dumps(grid | {"configs": {"HopperV": {"s2pg": wanted}}}))
 
 
-def test_a_run_with_other_settings_than_its_experiment_has_now_is_failed_and_says_which(root):
+def test_a_run_with_other_settings_than_its_experiment_has_now_is_missing_and_says_which(root):
     before = {"epochs": 5, "hparams": {"gamma": 0.99, "betas": [0.9, 0.999]}}
     trained_and_wanted(root, before, before | {"hparams": {**before["hparams"], "new_since": 1}})
     assert set(collected(root).runs["status"]) == {"finished"}
     trained_and_wanted(root, before, {"epochs": 7, "hparams": {**before["hparams"], "gamma": 0.5}})
     tables = collected(root)
     assert set(tables.runs[tables.runs["method"] == "random"]["status"]) == {"finished"}
-    assert set(tables.runs[tables.runs["method"] == "s2pg"]["status"]) == {"failed"}
-    said = "config.yaml: epochs is 5, the experiment file says 7; hparams.gamma is 0.99, the experiment file says 0.5"
-    assert row(tables, 2)["reason"] == f"{said}: `s2pg train` moves this run aside and trains it anew"
+    assert set(tables.runs[tables.runs["method"] == "s2pg"]["status"]) == {"missing"}
+    said = (
+        "epochs is 5, the experiment file says 7; hparams.gamma is 0.99, the experiment file says 0.5: trained before"
+    )
+    assert row(tables, 2)["reason"].startswith(said)
+    assert set(tables.episodes["method"]) == set(tables.scalars["method"]) == {"random"}
 
 
 def test_run_without_event_files_is_failed(root):

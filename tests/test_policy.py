@@ -157,7 +157,7 @@ def test_the_mean_of_the_decided_memory_is_the_cells_next_state(name: str) -> No
 def test_a_memory_squashed_once_is_the_cells_next_state_with_noise_that_never_leaves_its_range() -> None:
     """z' = tanh(x), x ~ N(atanh(m), sigma^2): without noise it is m; its density is torch's."""
     memory = MEMORIES["s2pg"]()
-    squashed = Policy(memory, 2, [7], (0.6, 0.3), shape=Shape(Tanh(), Tanh()), unsquash=True)
+    squashed = Policy(memory, 2, [7], (0.6, 0.3), shape=Shape(Tanh(), Tanh()), centred=True)
     seen = view(memory.size)
     d = squashed(seen._replace(z=seen.z.tanh()))
     torch.testing.assert_close(d.mode[:, 2:], d.carry, rtol=1e-5, atol=1e-6)

@@ -18,7 +18,7 @@ from s2pg.nets import Linear
 from s2pg.timing import memory
 from s2pg.timing.density import DENSITIES, DensityLane
 from s2pg.timing.lanes import take_turns
-from s2pg.timing.products import Products, Shape, seconds
+from s2pg.timing.products import Product, Products, seconds
 from s2pg.timing.sweep import ROWS, WITH_CONTEXT, Case, Cell, Scale, cells, configure, count, measure, open_lane
 
 CONFIG = Path(__file__).resolve().parents[1] / "workflow" / "config"
@@ -202,7 +202,7 @@ def test_products_are_counted_forward_and_backward(rows: int) -> None:
 
 
 def test_the_floor_of_many_products_is_above_that_of_few() -> None:
-    small, large = Shape(1, 64, 64, 64), Shape(1, 512, 512, 512)
+    small, large = Product(1, 64, 64, 64), Product(1, 512, 512, 512)
     times = seconds({small: 1}), seconds({large: 1}), seconds({large: 10})
     assert times[0] < times[1] / 10
     assert times[1] < times[2]

@@ -72,7 +72,10 @@ ROWS: dict[str, dict[str, dict[str, str]]] = {
 }
 """Algorithm -> group -> scalar -> name."""
 
-DEAD = "Units near ±1 hardly depend on what was seen: a memory of such units is dead, recurrent or decided on."
+DEAD = (
+    "Units of a bounded memory near ±1 (with its noise, where it is decided on) hardly depend on what was seen: "
+    "a memory of nothing else is dead."
+)
 ON_PPO = {
     "action": "PPO on the action group: divergence between the policy before and after an update, share of samples "
     "whose ratio was clipped, standard deviation of the action noise, explained variance of the critic.",
@@ -131,7 +134,7 @@ def action(data: Tidy) -> Figure:
 
 
 def memory(data: Tidy) -> Figure:
-    """Diagnostics of the decided memory: methods whose memory is a decision (S2PG)."""
+    """Diagnostics of the memory: of a decided one (S2PG), and how far it, or a recurrent one, is saturated."""
     return _draw(data, "memory")
 
 

@@ -56,7 +56,8 @@ _NONE = "No kernel study: this figure needs S2PG with other noise, sizes or cell
 CAPTION = (
     "Final score of S2PG ({mode}) against the fixed standard deviation of the next memory z', against the number of "
     "memory units, and for each distribution of z' and each cell; everything else is as in S2PG, which has a Gaussian "
-    "z' with a fixed standard deviation, and a GRU. Interquartile mean and its 95 % bootstrap interval. "
+    "z' with a fixed standard deviation, squashed once, and a GRU; the target of the entropy of z' goes with the "
+    "noise. Interquartile mean and its 95 % bootstrap interval. "
     "The score is normalised over all tasks, or the return of each task where there is no "
     "normalised scale. {counts}"
 )

@@ -115,5 +115,5 @@ def report(results: dict[str, dict]) -> str:
         speed = [f"{result['steps_per_second']:,.0f}", f"{low:,.0f} - {high:,.0f}"]
         alone = f"{result['products_ms_per_step']:.3f}"
         rows.append([name, *parts, f"{total:.3f}", *speed, f"{total / base:.2f}" if base else "-", alone])
-    headers = ["method", *ACTIVITIES, "all [ms/step]", "steps/s", "(range)", "time / s2pg's", "products alone"]
+    headers = ["method", *ACTIVITIES, "all [ms/step]", "steps/s", "(range)", "time / s2pg's", "products [ms/step]"]
     return show.table(rows, headers, ["method"])

@@ -1,4 +1,4 @@
-"""What the matrix products of an update take by themselves: the floor below which no other code could bring a method.
+"""What the matrix products of an update take by themselves, made one by one: more than that is not arithmetic.
 
 The products that an update makes are counted by shape, then each shape is made over and over on its own, by the faster
 of torch's libraries. Everything else that a step needs (the simulator, activations, optimisers, Python) counts nothing.
@@ -19,7 +19,7 @@ from s2pg.kernels import product
 from s2pg.timing.lanes import Lane
 
 
-class Shape(NamedTuple):
+class Product(NamedTuple):
     """`many` products `[rows, inner] [inner, columns]` in one call."""
 
     many: int
@@ -33,16 +33,16 @@ class Shape(NamedTuple):
         return 2 * self.many * self.rows * self.inner * self.columns
 
 
-def _of(a: torch.Tensor, b: torch.Tensor) -> Shape:
-    return Shape(1 if a.dim() == 2 else len(a), a.shape[-2], a.shape[-1], b.shape[-1])
+def _of(a: torch.Tensor, b: torch.Tensor) -> Product:
+    return Product(1 if a.dim() == 2 else len(a), a.shape[-2], a.shape[-1], b.shape[-1])
 
 
-SHAPES: dict[str, Callable[..., Shape]] = {
+RECOGNISED: dict[str, Callable[..., Product]] = {
     "mm": _of,
     "bmm": _of,
     "addmm": lambda bias, a, b: _of(a, b),
     "baddbmm": lambda bias, a, b: _of(a, b),
-    "_linear_pointwise": lambda x, weight, *_: Shape(1, x.shape[:-1].numel(), weight.shape[1], weight.shape[0]),
+    "_linear_pointwise": lambda x, weight, *_: Product(1, x.shape[:-1].numel(), weight.shape[1], weight.shape[0]),
 }
 
 
@@ -51,28 +51,28 @@ class Products(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts: Counter[Shape] = Counter()
+        self.counts: Counter[Product] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        shape = SHAPES.get(func.overloadpacket.__name__)
+        shape = RECOGNISED.get(func.overloadpacket.__name__)
         if shape:
             self.counts[shape(*args)] += 1
         return func(*args, **(kwargs or {}))
 
 
-def counted(lane: Lane) -> Counter[Shape]:
+def counted(lane: Lane) -> Counter[Product]:
     """The products of one turn of a method, acting included."""
     with Products() as products:
         lane.update()
     return products.counts
 
 
-def seconds(counts: Mapping[Shape, int]) -> float:
+def seconds(counts: Mapping[Product, int]) -> float:
     """How long so many products take one after the other, each made by the faster library, with its inputs in reach."""
     return sum(number * alone(shape) for shape, number in counts.items() if shape.operations)
 
 
-def alone(shape: Shape, repeats: int = 5, least: float = 2e-3) -> float:
+def alone(shape: Product, repeats: int = 5, least: float = 2e-3) -> float:
     """Seconds of one product, the median of `repeats` blocks of at least `least` seconds."""
     many, rows, inner, columns = shape
     if many > 1:

@@ -21,7 +21,7 @@ from s2pg.algorithms.finite import Diverged
 from s2pg.config import RunConfig
 from s2pg.data.dataset import Dataset, DatasetError, load
 from s2pg.data.demonstrations import check_widths
-from s2pg.data.rollout import Collector, Stopwatch
+from s2pg.data.rollout import Collector, Rollout, Stopwatch
 from s2pg.imitation.bc import BC
 from s2pg.imitation.distance import state_distance
 from s2pg.training import checkpoint, lock, stop, worlds
@@ -173,19 +173,22 @@ class Run:
         logs = []
         for _ in range(config.steps_per_epoch // hp.rollout):
             rollout = source.collect(hp.rollout // hp.num_envs, generator, watch)
-            logs.append(algorithm.update(rollout, generator) | self._memory())
+            logs.append(algorithm.update(rollout, generator))
             watch.lap("learning")
+            logs[-1] |= self._memory(rollout)
             bar.update(hp.rollout)
         keys = dict.fromkeys(key for log in logs for key in log)
         metrics = {key: float(np.mean([log[key] for log in logs if key in log])) for key in keys}
         return metrics | self._training_episodes()
 
-    def _memory(self) -> dict[str, float]:
-        """Share of the units of a bounded memory that are near +-1 now, where they hardly depend on what was seen."""
+    def _memory(self, rollout: Rollout) -> dict[str, float]:
+        """Share of the units of a bounded memory that came near +-1, where they hardly depend on what was seen."""
         memory = self.agent.policy.memory
-        if not (self.collector and memory.bounded and memory.size):
+        if not (self.collector and memory.size):
             return {}
-        return {"memory/saturated": float((self.collector.z.abs() > SATURATED).float().mean())}
+        if not (memory.bounded or memory.decided and self.agent.policy.shape.memory):
+            return {}
+        return {"memory/saturated": float((rollout.z_next.abs() > SATURATED).float().mean())}
 
     def _training_episodes(self) -> dict[str, float]:
         if not self.collector or not self.collector.finished:
