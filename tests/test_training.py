@@ -285,6 +285,16 @@ def test_success_is_logged_where_the_task_says_what_it_is(tmp_path: Path) -> Non
         assert logged[f"eval/success/{mode}", step] == pytest.approx(float(value))
 
 
+def test_saturation_counts_every_step_also_where_every_episode_ends_with_the_rollout(tmp_path: Path) -> None:
+    """With so much noise a third of the units or so is beyond 0.95, in episodes of 4 steps and rollouts of 16."""
+    config = tiny(options={"max_episode_steps": 4}, sigma_memory=1.0)
+    train_here(replace(config, epochs=1), tmp_path / "s2pg")
+    logged = scalars(tmp_path / "s2pg").set_index("tag").value
+    assert 0.25 < logged["memory/saturated"] < 0.5
+    train_here(replace(tiny("none"), epochs=1), tmp_path / "none")
+    assert "memory/saturated" not in set(scalars(tmp_path / "none").tag)
+
+
 def test_episodes_of_a_checkpoint_from_before_there_was_success_are_kept(tmp_path: Path) -> None:
     old = {"step": 0, "mode": "mean", "episode": 0, "return": 1.0, "length": 4, "seed": 7}
     log = Log(tmp_path, {"episodes": [old, {**old, "step": 64, "success": True}], "timing": []}, 0)
