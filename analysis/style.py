@@ -55,7 +55,7 @@ METHODS: dict[str, Look] = {
 
 VARIANTS: dict[str, dict[str, Look]] = {
     "distribution": {
-        "s2pg_reference": Look("S2PG, as the reference", "#A3B8A0", (0, (1, 2)), "d"),
+        "s2pg_reference": Look("S2PG, as the reference", "#D1D3A0", (0, (1, 2)), "d"),
         "s2pg_unsquashed": Look("S2PG, not squashed", "#3C6E57", (0, (3, 1)), "d"),
         "s2pg_twice": Look("S2PG, squashed twice", "#0E1D0C", "-", "d"),
         "s2pg_learned": Look("S2PG, learned σ", "#0E4F09", (0, (4, 1.5)), "d"),

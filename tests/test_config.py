@@ -146,7 +146,7 @@ def example(method: str = "s2pg") -> RunConfig:
             "methods.yaml",
             "memory_sigma: state",
             "memory_sigma: stat",
-            "s2pg_state.hparams.memory_sigma",
+            "s2pg_reference.hparams.memory_sigma",
             "mean 'state'?",
         ),
         ("methods.yaml", "leak: 0.5", "leek: 0.5", "s2pg_leak.hparams", "unknown key 'leek'; allowed: absorbing,"),

@@ -226,7 +226,7 @@ def test_diagnostics_show_the_median_over_seeds():
     [
         ("ppo", "divergence", None),
         ("sac", "temperature", None),
-        ("td3", "TD3's noise is fixed. Units near", None),
+        ("td3", "TD3's noise is fixed. Units of", None),
         ("gail", "divergence", "The discriminator"),
         ("lsiq", "temperature", "the rewards that they imply"),
         ("bc", "divergence", "How likely"),

@@ -257,7 +257,7 @@ def test_scalars_bear_the_contracts_tags(reference: Path) -> None:
     modes = {f"eval/{n}/{m}" for n in ("return", "length") for m in ("sample", "mean")}
     times = {f"time/{n}" for n in ("environment", "acting", "learning", "steps_per_second")}
     other = {"train/return", "train/length", "loss/policy", "loss/value", "value/explained_variance", "data/padding"}
-    other |= {"policy/clip_fraction/joint", "grad_norm/policy", "grad_norm/value"}
+    other |= {"policy/clip_fraction/joint", "grad_norm/policy", "grad_norm/value", "memory/saturated"}
     frame = read_scalars(reference)
     assert set(frame.tag) == per_group | modes | times | other
     assert np.isfinite(frame.value).all()

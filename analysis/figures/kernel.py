@@ -75,16 +75,18 @@ def families(data: Tidy) -> dict[str, list[str]]:
         return {}
     found = {}
     for family, (_, may) in FAMILIES.items():
-        mine = [m for m, own in known.items() if all(own[k] == known[BASE][k] for k in PARTS if k not in may)]
+        mine = [m for m, own in known.items() if all(own[k] in (known[BASE][k], None) for k in PARTS if k not in may)]
         if len(mine) > 1:
             found[family] = mine
     return found
 
 
 def _known(settings: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Method -> its `PARTS`, of methods that decide on their memory by drawing it."""
+    """Method -> its `PARTS`, of methods that decide on their memory by drawing it. A sigma that learns is None."""
     rows = {m: settings.get(m, {}) for m in methods}
-    return {m: {k: row[k] for k in PARTS} for m, row in rows.items() if row.get("decides") and set(PARTS) <= set(row)}
+    rows = {m: row for m, row in rows.items() if row.get("decides") and set(PARTS) <= set(row)}
+    moved = {m: {} if row["memory_sigma"] == "fixed" else {"sigma_memory": None} for m, row in rows.items()}
+    return {m: {k: row[k] for k in PARTS} | moved[m] for m, row in rows.items()}
 
 
 def applies(data: Tidy) -> bool:
