@@ -189,6 +189,12 @@ def foreign(method: str, experiment: str) -> str:
     return f"{method}@{experiment}" if experiment else method
 
 
+def counterparts(grid: Mapping[str, Any]) -> list[str]:
+    """The other experiments that the claims of an experiment compare with."""
+    rules = (parse_rule(claim) for claim in grid.get("spec", {}).get("claims", []))
+    return sorted({called.split("@")[1] for rule in rules for called in rule.elsewhere})
+
+
 def joined(tables: Tables, others: Sequence[Tables]) -> Tables:
     """The tables with those runs of other experiments that claims compare with, on the tasks of this one.
 

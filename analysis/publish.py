@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 from analysis import schema
+from analysis.claims import counterparts
 from analysis.errors import AnalysisError
-from analysis.load import read_table
+from analysis.load import read_grid, read_table
 
 LARGEST = 3_000_000  # bytes of a published experiment
 TEXTS = ("grid.json", "claims.json", "evidence.json", "*.md")  # to read without any program
@@ -19,14 +20,18 @@ def publish(data: Path, out: Path) -> int:
     """Copy the tidy tables in `data` to `out`, compressed, without facts about the machine; returns their bytes.
 
     Raises:
-        AnalysisError: a run is missing, `out` holds something else than tidy tables, or the copy is larger than 3 MB;
-            what was in `out` is then left as it was.
+        AnalysisError: a run is missing, claims compare with an experiment that is not published beside `out`, `out`
+            holds something else than tidy tables, or the copy is larger than 3 MB; what was in `out` is then left as
+            it was.
     """
     if out.resolve() == data.resolve() or (out.exists() and any(out.iterdir()) and not (out / "runs.parquet").exists()):
         raise AnalysisError(f"{out}: not a folder of published tables, and publishing would replace all of it")
     runs = read_table(data, "runs")
     if (runs["status"] == "missing").any():
         raise AnalysisError(f"{data / 'runs.parquet'}: {(runs['status'] == 'missing').sum()} runs are missing")
+    for name in counterparts(read_grid(data / "grid.json")):
+        if not (out.resolve().parent / name / "runs.parquet").exists():
+            raise AnalysisError(f"{data}: claims compare with {name}; publish it first, to {out.parent / name}")
     fresh = out.with_name(f"{out.name}.partial")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

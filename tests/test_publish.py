@@ -60,7 +60,8 @@ def test_what_is_shipped_is_small_and_has_the_verdicts_of_this_code(folder: Path
     assert not any(re.search(rb"/(home|root|tmp|work|Users)/", path.read_bytes()) for path in folder.iterdir())
     tables = read_tables(folder)
     assert "missing" not in set(tables.runs["status"])
-    said, found = claims.read_claims(folder / "claims.json"), claims.judge(tables)
+    others = [read_tables(folder.parent / name) for name in claims.counterparts(tables.grid)]
+    said, found = claims.read_claims(folder / "claims.json"), claims.judge(tables, others=others)
     assert [(v.id, v.verdict, v.counts) for v in said] == [(v.id, v.verdict, v.counts) for v in found]
     assert [v.estimate for v in said] == [v.estimate and pytest.approx(v.estimate) for v in found]
 
@@ -69,3 +70,17 @@ def test_missing_runs_are_not_published(tmp_path: Path) -> None:
     data = write_results(tmp_path, missing={("HopperV", "s2pg", 1)})
     with pytest.raises(AnalysisError, match="1 runs are missing"):
         publish(data, tmp_path / "published")
+
+
+def test_what_claims_compare_with_is_published_first(tmp_path: Path) -> None:
+    rule = {"statistic": "iqm_difference", "a": "s2pg", "experiment_a": "there", "b": "s2pg"}
+    claim = {"id": "helps", "text": "It helps.", "rule": rule | {"threshold": 0.0, "min_seeds": 2}}
+    here = write_results(tmp_path / "here", claims=[claim])
+    there = write_results(tmp_path / "there", experiment="there", claims=[])
+    with pytest.raises(AnalysisError, match="compare with there; publish it first"):
+        publish(here, tmp_path / "published" / "here")
+    publish(there, tmp_path / "published" / "there")
+    publish(here, tmp_path / "published" / "here")
+    others = [read_tables(tmp_path / "published" / "there")]
+    (verdict,) = claims.judge(read_tables(tmp_path / "published" / "here"), reps=50, others=others)
+    assert verdict.counts["finished"] == 2 * 3
