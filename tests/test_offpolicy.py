@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ from s2pg.nets import GRU
 from s2pg.policy import Policy
 from s2pg.training import worlds
 from s2pg.training.agent import Agent
-from s2pg.training.evaluate import evaluate
-from tests.helpers import same_bits, seeded
+from s2pg.training.evaluate import discount, evaluate
+from s2pg.types import View
+from tests.helpers import same_bits, seeded, tiny
 from tests.offpolicy import (
     CLOSE,
     METHODS,
@@ -429,6 +431,42 @@ def test_a_resumed_agent_learns_on_bit_for_bit(algorithm: str, method: str, tmp_
     assert train_epoch(resumed, config, 1) == logs[1]
     assert same_bits(resumed.state_dict(), whole.state_dict())
     assert resumed.algorithm.replay._written == 30
+
+
+@pytest.mark.parametrize("sight", ["blind", "privileged"])
+@pytest.mark.parametrize("method", ["none", "s2pg", "bptt5", "window5"])
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "ppo"])
+def test_the_critics_bias_is_its_first_value_minus_the_discounted_return(
+    algorithm: str, method: str, sight: str
+) -> None:
+    """Q of the first decision, the least of two; PPO's is V. S2PG's critic sees the memory before it, which is zero."""
+    options = {"max_episode_steps": 11}
+    config = tiny(method, options=options, gamma=0.9) if algorithm == "ppo" else small(algorithm, method, gamma=0.9)
+    config = replace(config, memory=replace(config.memory, sight=sight))
+    agent = agent_of(config, worlds.spec(config.task, config.task_options))
+    assert discount(config) == 0.9
+    envs = [worlds.make(config.task, config.task_options) for _ in range(2)]
+    found = evaluate(agent, envs, [1, 2], "mean", 0, gamma=discount(config))
+    policy, critic, (mine, theirs) = agent.policy, agent.critic, agent.sight
+    start = torch.ones(1, 1, dtype=torch.bool)
+    for env, episode in zip(envs, found, strict=True):
+        raw, _ = env.reset(seed=episode.seed)
+        state, z, first, rewards, ended = raw[theirs], policy.memory.initial(1), None, [], False
+        while not ended:
+            seen = agent.normalisers[mine](torch.from_numpy(raw[mine])).view(1, 1, -1)
+            with torch.no_grad():
+                u, z = policy.act(seen[0], torch.tensor([not rewards]), z, "mean")
+            first = u if first is None else first
+            raw, reward, terminated, truncated, _ = env.step(u[0, : policy.actions].numpy())
+            rewards.append(float(reward))
+            ended = terminated or truncated
+        seen = agent.normalisers[theirs](torch.from_numpy(state)).view(1, 1, -1)
+        seen = torch.cat([seen, torch.zeros(1, 1, policy.memory.decided)], -1)
+        with torch.no_grad():
+            values = critic(View(seen, start, critic.memory.initial(1)), None if algorithm == "ppo" else first)
+        expected = float(values.min()) - sum(0.9**t * reward for t, reward in enumerate(rewards))
+        assert episode.bias == pytest.approx(expected, abs=1e-4)
+    assert [e.bias for e in evaluate(agent, envs, [1, 2], "mean", 0)] == [None, None]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -258,11 +258,12 @@ def test_scalars_bear_the_contracts_tags(reference: Path) -> None:
     times = {f"time/{n}" for n in ("environment", "acting", "learning", "steps_per_second")}
     other = {"train/return", "train/length", "loss/policy", "loss/value", "value/explained_variance", "data/padding"}
     other |= {"policy/clip_fraction/joint", "grad_norm/policy", "grad_norm/value", "memory/saturated"}
+    other |= {"value/bias"}
     frame = read_scalars(reference)
     assert set(frame.tag) == per_group | modes | times | other
     assert np.isfinite(frame.value).all()
     first = frame[frame.step == 0].tag
-    assert set(first) == modes | times, "before training there is only evaluation"
+    assert set(first) == modes | times | {"value/bias"}, "before training there is only evaluation"
 
 
 def test_the_logged_returns_are_those_of_the_episodes(reference: Path) -> None:
@@ -271,6 +272,13 @@ def test_the_logged_returns_are_those_of_the_episodes(reference: Path) -> None:
     frame = scalars(reference).set_index(["tag", "step"]).value
     for (mode, step), value in means.items():
         assert frame[f"eval/return/{mode}", step] == pytest.approx(value, rel=1e-5)
+
+
+def test_the_bias_of_the_critic_is_logged_where_it_values_the_tasks_rewards(reference: Path) -> None:
+    """Nothing has been learned at first: it is minus the discounted return, but for a value near zero."""
+    bias = scalars(reference).set_index(["tag", "step"]).value["value/bias"]
+    assert bias.index.tolist() == [0, 64, 128, 192]
+    assert bias[0] > 20, "a pendulum that nobody holds loses reward"
 
 
 def test_success_is_logged_where_the_task_says_what_it_is(tmp_path: Path) -> None:

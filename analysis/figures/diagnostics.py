@@ -13,13 +13,15 @@ from analysis import setting, style
 from analysis.figures.common import Tidy, empty, legend, panels, steps_axis
 
 SATURATED = {"memory/saturated": "share of units\nbeyond ±0.95"}
-CRITIC = {"value/mean": "Q of the batch", "loss/value": "critic loss"}
+BIAS = {"value/bias": "critic's bias"}
+CRITIC = {"value/mean": "Q of the batch", **BIAS, "loss/value": "critic loss"}
 PPO = {
     "action": {
         "policy/kl/action": "KL (nats)",
         "policy/clip_fraction/joint": "clip fraction\n(joint ratio)",
         "policy/sigma/action": "exploration σ",
         "value/explained_variance": "explained variance\nof the return",
+        **BIAS,
     },
     "memory": {
         "policy/kl/memory": "KL (nats)",
@@ -76,15 +78,19 @@ DEAD = (
     "Units of a bounded memory near ±1 (with its noise, where it is decided on) hardly depend on what was seen: "
     "a memory of nothing else is dead."
 )
+EXPECTED = (
+    "The critic's bias is what it expects of evaluation episodes (mode `sample`) in their first step, minus their "
+    "discounted returns: above 0, it promises what does not come."
+)
 ON_PPO = {
     "action": "PPO on the action group: divergence between the policy before and after an update, share of samples "
-    "whose ratio was clipped, standard deviation of the action noise, explained variance of the critic.",
+    f"whose ratio was clipped, standard deviation of the action noise, explained variance of the critic. {EXPECTED}",
     "memory": "PPO on the memory group, where the next memory is part of the decision: divergence, clipping and "
     f"noise of the memory. The clip is spent on the memory too, so these should stay near the action's. {DEAD}",
 }
 ON_SAC = {
     "action": "SAC: mean value and loss of the critics on replayed steps, entropy of the actions, and the "
-    "temperature that holds it at its target.",
+    f"temperature that holds it at its target. {EXPECTED} (SAC's values hold entropies to come, which are below 0.)",
     "memory": "SAC on the memory group, where the next memory is part of the decision: entropy of the next memory, "
     f"all units together, and the temperature that holds it at its target. {DEAD}",
 }
@@ -96,7 +102,7 @@ SHOWN = {
     "ppo": ON_PPO,
     "sac": ON_SAC,
     "td3": {
-        "action": "TD3: mean value and loss of the critics on replayed steps, and loss of the policy.",
+        "action": f"TD3: mean value and loss of the critics on replayed steps, and loss of the policy. {EXPECTED}",
         "memory": f"TD3's noise is fixed. {DEAD}",
     },
     "gail": ON_PPO
@@ -183,6 +189,8 @@ def _limits(ax: Axes, tag: str) -> None:
     low, high = ax.get_ylim()
     if tag == "value/explained_variance":
         low, high = max(low, -0.5), max(high, 1.0)
+    elif tag == "value/bias":
+        low, high = min(low, 0.0), max(high, 0.0)
     elif ax.dataLim.y0 >= 0:
         low = 0.0
     ax.set_ylim(low - 0.04 * (high - low), high + 0.06 * (high - low))

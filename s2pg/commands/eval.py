@@ -11,7 +11,7 @@ import torch
 from s2pg.commands import show
 from s2pg.commands.runs import Opened, open_run
 from s2pg.training import worlds
-from s2pg.training.evaluate import Episode, evaluate, success_rate
+from s2pg.training.evaluate import Episode, discount, evaluate, success_rate
 from s2pg.training.loop import MODES
 from s2pg.training.worlds import derive
 from s2pg.types import Mode
@@ -30,10 +30,13 @@ def run(args: Namespace) -> int:
         print(json.dumps({**about, "modes": found}, indent=2))
         return 0
     print(f"{run}; {args.episodes} fresh episodes per mode (seed {args.seed})\n")
-    shown = {key: name for key, name in COLUMNS.items() if key != "success" or found[modes[0]][key] is not None}
+    absent = {key for key in ("success", "bias") if found[modes[0]][key] is None}
+    shown = {key: name for key, name in COLUMNS.items() if key not in absent}
     rows = [[mode, *(_cell(found[mode][key]) for key in shown)] for mode in modes]
     print(show.table(rows, ["mode", *shown.values()], ["mode"]))
     print("\nThe interval (bootstrap over episodes) is about this one policy; other seeds train other policies.")
+    if "bias" in shown:
+        print("The critic's bias is what it expects of an episode in its first step, minus the discounted return.")
     return 0
 
 
@@ -45,6 +48,7 @@ COLUMNS = {
     "max": "max",
     "length": "mean length",
     "success": "success rate",  # only of tasks that say what success is
+    "bias": "critic's bias",  # only where the critic values the task's rewards
 }
 
 
@@ -56,7 +60,7 @@ def episodes(run: Opened, number: int, mode: Mode, seed: int) -> list[Episode]:
     for first in range(0, number, TOGETHER):
         chosen = seeds[first : first + TOGETHER]
         noise = derive(seed, "fresh evaluation noise", first)
-        result += evaluate(run.agent, envs[: len(chosen)], chosen, mode, noise)
+        result += evaluate(run.agent, envs[: len(chosen)], chosen, mode, noise, gamma=discount(run.config))
     for env in envs:
         env.close()
     return result
@@ -74,6 +78,7 @@ def summary(found: list[Episode]) -> dict:
         "max": returns.max(),
         "length": float(np.mean([episode.length for episode in found])),
         "success": success_rate(found),
+        "bias": None if found[0].bias is None else float(np.mean([episode.bias for episode in found])),
         "returns": returns.tolist(),
         "seeds": [episode.seed for episode in found],
     }

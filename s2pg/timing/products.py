@@ -1,4 +1,4 @@
-"""What the matrix products of an update take by themselves, made one by one: more than that is not arithmetic.
+"""What the matrix products of an update take by themselves, made one by one: a floor on what the update can take.
 
 The products that an update makes are counted by shape, then each shape is made over and over on its own, by the faster
 of torch's libraries. Everything else that a step needs (the simulator, activations, optimisers, Python) counts nothing.
@@ -54,9 +54,9 @@ class Products(TorchDispatchMode):
         self.counts: Counter[Product] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        shape = RECOGNISED.get(func.overloadpacket.__name__)
-        if shape:
-            self.counts[shape(*args)] += 1
+        recognise = RECOGNISED.get(func.overloadpacket.__name__)
+        if recognise:
+            self.counts[recognise(*args)] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -69,17 +69,18 @@ def counted(lane: Lane) -> Counter[Product]:
 
 def seconds(counts: Mapping[Product, int]) -> float:
     """How long so many products take one after the other, each made by the faster library, with its inputs in reach."""
-    return sum(number * alone(shape) for shape, number in counts.items() if shape.operations)
+    return sum(number * alone(one) for one, number in counts.items() if one.operations)
 
 
-def alone(shape: Product, repeats: int = 5, least: float = 2e-3) -> float:
+def alone(one: Product, repeats: int = 5, least: float = 2e-3) -> float:
     """Seconds of one product, the median of `repeats` blocks of at least `least` seconds."""
-    many, rows, inner, columns = shape
+    many, rows, inner, columns = one
     if many > 1:
         a, b = torch.randn(many, rows, inner), torch.randn(many, inner, columns)
         return _timed(lambda: torch.bmm(a, b), repeats, least)
     x, weight, turned = torch.randn(rows, inner), torch.randn(columns, inner), torch.randn(inner, columns)
-    return min(_timed(one, repeats, least) for one in (lambda: torch.mm(x, turned), lambda: product(x, weight)))
+    libraries = (lambda: torch.mm(x, turned), lambda: product(x, weight))
+    return min(_timed(library, repeats, least) for library in libraries)
 
 
 def _timed(call: Callable[[], Any], repeats: int, least: float) -> float:

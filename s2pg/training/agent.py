@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from s2pg.algorithms.offpolicy import OffPolicy
@@ -12,6 +13,7 @@ from s2pg.algorithms.ppo import PPO
 from s2pg.critic import Critic
 from s2pg.data.normaliser import Normaliser
 from s2pg.imitation.gail import GAIL
+from s2pg.types import View
 
 
 @dataclass
@@ -27,6 +29,18 @@ class Agent:
     sight: tuple[str, str]  # observation keys that (policy, critic) read
     normalisers: dict[str, Normaliser]
     device: torch.device
+
+    def first_value(self, raw: np.ndarray, u: torch.Tensor) -> np.ndarray:
+        """What the critic expects of episodes, `[n]`: V of their first step, or Q of what is decided there.
+
+        Of an ensemble, the least. raw: what the critic observes `[n, O]`; u: decisions `[n, D]`.
+        """
+        obs = self.normalisers[self.sight[1]](torch.from_numpy(raw).to(self.device))
+        if self.policy.memory.decided:
+            obs = torch.cat([obs, self.policy.memory.initial(len(raw))], -1)
+        start = torch.ones(len(raw), 1, dtype=torch.bool, device=self.device)
+        view = View(obs.unsqueeze(-2), start, self.critic.memory.initial(len(raw)))
+        return self.critic(view, u if isinstance(self.algorithm, OffPolicy) else None).min(0).values.cpu().numpy()
 
     def state_dict(self, resumable: bool = True) -> dict:
         """Everything that learning changes; without what only further learning needs if not `resumable`."""

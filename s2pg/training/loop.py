@@ -26,7 +26,8 @@ from s2pg.imitation.bc import BC
 from s2pg.imitation.distance import state_distance
 from s2pg.training import checkpoint, lock, stop, worlds
 from s2pg.training.agent import Agent
-from s2pg.training.evaluate import Episode, evaluate, success_rate, survival
+from s2pg.training.evaluate import Episode, discount, evaluate, success_rate, survival
+from s2pg.training.log import EPISODES as COLUMNS
 from s2pg.training.log import PROBE, Log, close, text_log
 from s2pg.training.probe import EPISODES, probe
 from s2pg.training.provenance import provenance
@@ -204,9 +205,11 @@ class Run:
             metrics |= {f"eval/{name}/{mode}": value for name, value in self._measured(episodes, visited).items()}
             when = {"step": self.step, "mode": mode}
             self.log.rows["episodes"] += [
-                {**when, "episode": i, "return": e.ret} | {k: v for k, v in e._asdict().items() if k != "ret"}
+                {**when, "episode": i, "return": e.ret} | {k: v for k, v in e._asdict().items() if k in COLUMNS}
                 for i, e in enumerate(episodes)
             ]
+            if mode == "sample" and episodes[0].bias is not None:  # the critic values the policy with its noise
+                metrics["value/bias"] = float(np.mean([e.bias for e in episodes]))
         return metrics
 
     def _episodes(self, mode: Mode) -> tuple[list[Episode], list[np.ndarray]]:
@@ -217,7 +220,7 @@ class Run:
         seeds = [derive(seed, "evaluation", episode) for episode in range(self.config.eval_episodes)]
         noise = derive(seed, "evaluation noise", self.epoch)
         keep = None if self.expert is None else visited
-        return evaluate(self.agent, self.eval_envs, seeds, mode, noise, keep), visited
+        return evaluate(self.agent, self.eval_envs, seeds, mode, noise, keep, discount(self.config)), visited
 
     def _measured(self, episodes: list[Episode], visited: list[np.ndarray]) -> dict[str, float]:
         """What an evaluation is summed up in; survival where episodes can be terminated, distance to an expert."""
