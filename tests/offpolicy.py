@@ -30,9 +30,9 @@ from tests.helpers import collector, seeded
 
 torch.set_num_threads(1)  # networks as small as these are far slower on several
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-DECIDED = dict.fromkeys(
-    ("squash_memory", "sigma_memory", "target_entropy_memory", "lr_temperature_memory")
-)  # S2PG's alone
+DECIDED = dict.fromkeys(  # S2PG's alone
+    ("squash_memory", "sigma_memory", "target_entropy_memory", "temperature_memory", "lr_temperature_memory")
+)
 METHODS = ("none", "oracle", "window5", "bptt5", "bptt32_all", "s2pg")
 BOX = Spec(  # a task of which only widths and an action range that is not symmetric are known
     {"obs": Width(3, 2), "state": Width(5, 2)}, np.array([-1.0, 0.5], np.float32), np.array([3.0, 2.5], np.float32)
