@@ -401,7 +401,7 @@ QUICK = {  # of the profile `matched`, with networks and batches that a test has
     "expert_batch": 64,
     "temperature": 0.1,
     "target_entropy": -1.0,
-    "temperature_memory": 0.3,  # at once what the profile's 0.01 grows to in some thousand steps
+    "temperature_memory": 0.3,  # as SAC's
     "target_entropy_memory": -1.0,
     "lr_policy": 1e-3,
     "lr_value": 1e-3,
