@@ -191,8 +191,12 @@ def foreign(method: str, experiment: str) -> str:
 
 def counterparts(grid: Mapping[str, Any]) -> list[str]:
     """The other experiments that the claims of an experiment compare with."""
-    rules = (parse_rule(claim) for claim in grid.get("spec", {}).get("claims", []))
-    return sorted({called.split("@")[1] for rule in rules for called in rule.elsewhere})
+    return sorted({called.split("@")[1] for called in _elsewhere(grid)})
+
+
+def _elsewhere(grid: Mapping[str, Any]) -> set[str]:
+    """The methods of other experiments that the claims of an experiment compare with, see `foreign`."""
+    return {called for claim in grid.get("spec", {}).get("claims", []) for called in parse_rule(claim).elsewhere}
 
 
 def joined(tables: Tables, others: Sequence[Tables]) -> Tables:
@@ -200,8 +204,7 @@ def joined(tables: Tables, others: Sequence[Tables]) -> Tables:
 
     Raises AnalysisError where a task is not the same in both: bodies and hidden groups change what a return means.
     """
-    spec = tables.grid.get("spec", {})
-    wanted = {name for claim in spec.get("claims", []) for name in parse_rule(claim).elsewhere}
+    wanted = _elsewhere(tables.grid)
     parts = [tables]
     for other in others:
         name = other.grid["experiment"]

@@ -61,6 +61,7 @@ def test_every_method_of_every_experiment_trains(experiment: str, method: str, t
     assert ("loss/policy" in tags) == learns
     bounded = config.memory.kind == "recurrent" and config.memory.cell in ("gru", "rnn")
     assert ("memory/saturated" in tags) == (bounded and algorithm != "bc")
+    assert ("value/bias" in tags) == (learns and algorithm in ("ppo", "sac", "td3")), "of the task's rewards alone"
     if algorithm in ("ppo", "gail", "bc"):
         assert ("policy/kl/memory" in tags) == config.memory.decides
     if algorithm in ("sac", "lsiq"):

@@ -62,8 +62,9 @@ def evaluate(
         if gamma is not None and start.all():
             expected = agent.first_value(np.stack([one[agent.sight[1]] for one in first]), u)
         steps = [envs[int(i)].step(a) for i, a in zip(alive, u[:, : agent.policy.actions].cpu().numpy(), strict=True)]
-        returns[alive] += [step[1] for step in steps]
-        discounted[alive] += [(gamma or 0.0) ** int(t) * step[1] for t, step in zip(lengths[alive], steps, strict=True)]
+        rewards = np.array([step[1] for step in steps])
+        returns[alive] += rewards
+        discounted[alive] += (gamma or 0.0) ** lengths[alive] * rewards
         lengths[alive] += 1
         if visited is not None:
             visited.append(np.stack([step[0]["state"] for step in steps]))

@@ -27,7 +27,6 @@ from s2pg.imitation.distance import state_distance
 from s2pg.training import checkpoint, lock, stop, worlds
 from s2pg.training.agent import Agent
 from s2pg.training.evaluate import Episode, discount, evaluate, success_rate, survival
-from s2pg.training.log import EPISODES as COLUMNS
 from s2pg.training.log import PROBE, Log, close, text_log
 from s2pg.training.probe import EPISODES, probe
 from s2pg.training.provenance import provenance
@@ -205,7 +204,8 @@ class Run:
             metrics |= {f"eval/{name}/{mode}": value for name, value in self._measured(episodes, visited).items()}
             when = {"step": self.step, "mode": mode}
             self.log.rows["episodes"] += [
-                {**when, "episode": i, "return": e.ret} | {k: v for k, v in e._asdict().items() if k in COLUMNS}
+                {**when, "episode": i, "return": e.ret}
+                | {k: v for k, v in e._asdict().items() if k not in ("ret", "bias")}
                 for i, e in enumerate(episodes)
             ]
             if mode == "sample" and episodes[0].bias is not None:  # the critic values the policy with its noise
