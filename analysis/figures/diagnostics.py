@@ -90,7 +90,8 @@ ON_PPO = {
 }
 ON_SAC = {
     "action": "SAC: mean value and loss of the critics on replayed steps, entropy of the actions, and the "
-    f"temperature that holds it at its target. {EXPECTED} (SAC's values hold the entropies to come, times the temperature.)",
+    f"temperature that holds it at its target. {EXPECTED} (SAC's values hold the entropies to come, times the "
+    "temperature.)",
     "memory": "SAC on the memory group, where the next memory is part of the decision: entropy of the next memory, "
     f"all units together, and the temperature that holds it at its target. {DEAD}",
 }
