@@ -4,6 +4,8 @@ A claim is supported if the whole 95 % interval of its statistic lies above the 
 interval lies at or below it, and otherwise there is not enough data; nor is there if a compared method has fewer than
 `min_seeds` finished runs on some task, or a task has no normalised scale. Failed runs count as the random policy.
 
+Scores are `final` (the last tenth of the evaluations), or with `score: area` the mean along the learning curve.
+
 A rule may compare runs of two experiments: `experiment_a` or `experiment_b` names another experiment, whose runs of
 that method are then compared on the tasks, and on the normalised scale, of the experiment that makes the claim.
 """
@@ -19,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, setting, stats, style
+from analysis import bootstrap, schema, setting, stats, style
 from analysis.bootstrap import Array
 from analysis.errors import AnalysisError
 from analysis.load import DATA, Tables, read_tables
@@ -57,6 +59,7 @@ class Rule:
     min_seeds: int
     task: str = ""  # empty: all tasks of the grid
     elsewhere: tuple[str, ...] = ()  # of the methods, those that are runs of another experiment, see `foreign`
+    score: str = "final"  # or "area", of schema.SCORES
 
     @property
     def methods(self) -> list[str]:
@@ -69,7 +72,7 @@ class Evidence:
     """What the statistics of all rules are computed from, in the experiment's evaluation mode."""
 
     tables: Tables
-    scores: pd.DataFrame  # final scores in that mode
+    scores: pd.DataFrame  # scores in that mode
     unusable: dict[str, str]  # task -> why it has no normalised scale
     reps: int
     seed: int
@@ -138,8 +141,8 @@ def judge(tables: Tables, reps: int = REPS, seed: int = 0, others: Sequence[Tabl
     scores = stats.scores(tables)
     ends = stats.anchors(tables)
     ends = ends[(ends["mode"] == tables.mode) & ~ends["usable"]]
-    final = scores[(scores["mode"] == tables.mode) & (scores["score"] == "final")]
-    evidence = Evidence(tables, final, dict(zip(ends["task"], ends["reason"], strict=True)), reps, seed)
+    scores = scores[scores["mode"] == tables.mode]
+    evidence = Evidence(tables, scores, dict(zip(ends["task"], ends["reason"], strict=True)), reps, seed)
     return [_judge(claim, evidence) for claim in tables.grid.get("spec", {}).get("claims", [])]
 
 
@@ -175,13 +178,18 @@ def parse_rule(claim: Mapping[str, Any]) -> Rule:
         raise AnalysisError(f"{where}: rule.statistic is {name!r}, allowed are {', '.join(STATISTICS)}")
     needed = {"statistic", "a", "threshold", "min_seeds"} | (set() if name in SINGLE else {"b"})
     optional = {"task"} | {f"experiment_{key}" for key in needed & {"a", "b"}}
+    optional |= set() if STATISTICS[name][1] == "training" else {"score"}
     if set(rule) - optional != needed:
         needs = f"{name} needs {sorted(needed)} and may have {', '.join(sorted(optional))}"
         raise AnalysisError(f"{where}: rule has the keys {sorted(rule)}, {needs}")
+    score = rule.get("score", "final")
+    if score not in schema.SCORES:
+        raise AnalysisError(f"{where}: rule.score is {score!r}, allowed are {', '.join(schema.SCORES)}")
     numbers = {"threshold": float(rule["threshold"]), "min_seeds": int(rule["min_seeds"])}
     names = {key: foreign(rule[key], rule.get(f"experiment_{key}", "")) for key in needed & {"a", "b"}}
     elsewhere = tuple(names[key] for key in sorted(names) if f"experiment_{key}" in rule)
-    return Rule(name, names["a"], names.get("b", ""), **numbers, task=rule.get("task", ""), elsewhere=elsewhere)
+    task = rule.get("task", "")
+    return Rule(name, names["a"], names.get("b", ""), **numbers, task=task, elsewhere=elsewhere, score=score)
 
 
 def foreign(method: str, experiment: str) -> str:
@@ -257,7 +265,8 @@ def _unequal(rule: Rule, runs: pd.DataFrame) -> list[str]:
 def _samples(rule: Rule, evidence: Evidence) -> list[Sample]:
     """What the rule's methods are compared by, on the tasks on which all of them have it."""
     column = STATISTICS[rule.statistic][1]
-    frame = stats.seconds_per_step(evidence.tables) if column == "training" else evidence.scores
+    scores = evidence.scores[evidence.scores["score"] == rule.score]
+    frame = stats.seconds_per_step(evidence.tables) if column == "training" else scores
     samples = [stats.sample(frame, method, column) for method in rule.methods]
     return [one.on([task for task in one.values if all(task in other.values for other in samples)]) for one in samples]
 

@@ -37,11 +37,12 @@ DPI = style.RC["savefig.dpi"]
 SHOWN_ABOVE = ("claims", "memory_probe")  # tables that the report has elsewhere
 BADGES = {"supported": "yes", "not supported": "no", "not enough data": "open"}
 RULES = {
-    "iqm_difference": "IQM of the normalised final scores, {a} minus {b}",
-    "iqm": "IQM of the normalised final scores of {a}",
-    "probability_of_improvement": "probability that a run of {a} scores above a run of {b}",
+    "iqm_difference": "IQM of the normalised {score}, {a} minus {b}",
+    "iqm": "IQM of the normalised {score} of {a}",
+    "probability_of_improvement": "probability that a run of {a} is above a run of {b}, by {score}",
     "time_ratio": "training time per environment step, {a} divided by {b}",
 }
+SCORES = {"final": "final scores", "area": "areas under the learning curves"}
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -171,9 +172,10 @@ def described(claim: Mapping[str, Any], rule: Mapping[str, Any]) -> dict[str, An
     where = f", on {style.task_label(rule['task'])} alone" if "task" in rule else ""
     steps = sorted(set(claim.get("budget", {}).values()))
     span = " to ".join(number(n) for n in dict.fromkeys(steps[:1] + steps[-1:]))
+    score = SCORES[rule.get("score", "final")]
     return {
         **verdict_words(claim),
-        "what": RULES.get(claim["statistic"], claim["statistic"]).format(**names) + where,
+        "what": RULES.get(claim["statistic"], claim["statistic"]).format(**names, score=score) + where,
         "min_seeds": rule.get("min_seeds"),
         "steps": f"{span} environment steps per run" if span else "no finished run",
     }

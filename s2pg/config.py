@@ -142,6 +142,7 @@ class Scale:
     steps_per_epoch: int
     eval_episodes: int
     overrides: dict[str, Any] = field(default_factory=dict)
+    first_seed: int = 0  # seeds are this and those after it
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Experiment:
         """All runs of the grid, in a fixed order. `seeds`: a number or a list in place of the file's number."""
         grid = self.scale(scale)
         chosen = grid.seeds if seeds is None else seeds
-        chosen = range(chosen) if isinstance(chosen, int) else list(chosen)
+        chosen = range(grid.first_seed, grid.first_seed + chosen) if isinstance(chosen, int) else list(chosen)
         return [RunId(self.name, scale, t, m, s) for t in grid.tasks for m in grid.methods for s in chosen]
 
     @property

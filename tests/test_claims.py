@@ -195,6 +195,20 @@ def test_task_without_a_scale_does_not_touch_a_claim_on_another_task():
     assert verdict.verdict == "supported"
 
 
+@pytest.mark.parametrize(
+    ("score", "verdict"), [(None, "not supported"), ("final", "not supported"), ("area", "supported")]
+)
+def test_a_rule_may_be_about_the_learning_curve(score, verdict):
+    tables = tables_from_returns(
+        {("HopperV", method): runs for method, runs in {**ANCHORS, "s2pg": LOW, "none": HIGH}.items()},
+        points=10,
+        claims=[{"id": "claim", "text": "A claim.", "rule": RULE | ({"score": score} if score else {})}],
+    )
+    early = (tables.episodes["method"] == "s2pg") & (tables.episodes["step"] < 1000)
+    tables.episodes.loc[early, "return"] = 200.0  # ahead all the way, and behind at the end
+    assert claims.judge(tables, reps=200)[0].verdict == verdict
+
+
 def test_task_outside_the_grid_of_this_scale_is_not_enough_data():
     verdict = judged({"s2pg": HIGH, "none": LOW}, {"task": "AntV"})
     assert verdict.verdict == "not enough data"
@@ -208,6 +222,8 @@ def test_task_outside_the_grid_of_this_scale_is_not_enough_data():
         ({"statistic": "mean"}, "rule.statistic is 'mean', allowed are iqm_difference"),
         ({"b": None}, "rule has the keys"),
         ({"treshold": 1}, "rule has the keys.*treshold"),
+        ({"score": "finl"}, "rule.score is 'finl', allowed are final, area"),
+        ({"statistic": "time_ratio", "score": "area"}, "rule has the keys.*score"),
     ],
 )
 def test_bad_rule_is_an_error_that_names_the_claim(rule, message):

@@ -386,6 +386,12 @@ def test_seeds_can_be_chosen() -> None:
     assert {run.seed for run in spec.runs("demo", seeds=[4])} == {4}
 
 
+def test_seeds_begin_where_the_scale_says() -> None:
+    seeds = {run.seed for run in load_experiment("sac_cheetah").runs("demo")}
+    assert seeds.isdisjoint(run.seed for run in load_experiment("sac_small").runs("demo"))
+    assert seeds == set(range(7, 15))
+
+
 def test_every_claim_can_be_judged_from_the_lite_scale_on_and_has_an_id_of_its_own() -> None:
     for spec in map(load_experiment, list_experiments()):
         compared = {claim["rule"][key] for claim in spec.claims for key in ("a", "b") if key in claim["rule"]}

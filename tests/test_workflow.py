@@ -39,6 +39,7 @@ def plan(folder: Path, *words: str) -> dict[str, int]:
     """Rule -> jobs that Snakemake would run."""
     dry = snakemake(folder, "--dry-run", *words)
     assert dry.returncode == 0, dry.stdout + dry.stderr
+    assert "Exception" not in dry.stdout + dry.stderr  # of a rule that was tried and dropped: it reads like a failure
     table = re.search(r"^job +count\n-+ +-+\n(.*?)\n\n", dry.stdout + dry.stderr, re.MULTILINE | re.DOTALL)
     rows = [line.split() for line in table[1].splitlines()] if table else []
     return {rule: int(count) for rule, count in rows if rule != "total"}

@@ -113,8 +113,8 @@ def _seeds(experiments: list[Experiment], args: Namespace) -> str:
         for name in _scales(experiment, args):
             runs = experiment.runs(name)
             states = [_state(Path(args.results), run) for run in runs]
-            seeds = experiment.scale(name).seeds
-            rows.append([experiment.name, name, f"0-{seeds - 1}", len(runs), *_counts(states)])
+            seeds = _seed_list(sorted({run.seed for run in runs}))
+            rows.append([experiment.name, name, seeds, len(runs), *_counts(states)])
     headers = ["experiment", "scale", "seeds", "runs", *STATES]
     return show.table(rows, headers, ["experiment", "scale"])
 
