@@ -26,7 +26,7 @@ ORDER = [
     "commands",
     "cli __main__",
 ]
-LEAVES = {"types", "hyperparameters", "config", "study"}
+LEAVES = {"types", "hyperparameters", "config", "study", "machine"}
 LEAF_IMPORTS = {"config": {"hyperparameters"}, "study": {"hyperparameters", "config"}}
 BESIDE = {
     "data": set(),

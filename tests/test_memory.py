@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from s2pg import kernels
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
 from s2pg.nets import CELLS, GRU, LSTM, RNN, Cell, Linear
 from tests.helpers import MEMORIES, WIDTH, act_through, stream
@@ -74,12 +77,19 @@ def test_the_memory_before_the_first_step_matters(cell: type[Cell]) -> None:
         assert (memory.read(obs, start, z)[1] - memory.read(obs, start, 0 * z)[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("shape", [(300,), (8, 32), (4, 5, 13), (255,), (3,)])
+@pytest.mark.parametrize("inputs", [90, 20])
+@pytest.mark.parametrize("shape", [(1000,), (8, 130), (4, 25, 13), (999,), (3,)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_of_many_rows_are_those_of_the_layer(shape: tuple[int, ...], transposed: bool) -> None:
+def test_products_of_many_rows_are_those_of_the_layer(
+    inputs: int, shape: tuple[int, ...], transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The faster matrix product for many rows: same values, same gradients, for inputs laid out in any way."""
+    monkeypatch.setattr(kernels, "ENOUGH", 64)
     torch.manual_seed(0)
-    layer, x = Linear(90, 110), torch.randn(*shape, 90)
+    layer, x = Linear(inputs, 110), torch.randn(*shape, inputs)
+    used = [] if shape == (3,) else [math.prod(shape)]
+    apply = kernels.Linear.apply
+    monkeypatch.setattr(kernels.Linear, "apply", lambda x, *rest: used.remove(x.shape[:-1].numel()) or apply(x, *rest))
     if transposed:
         x = x.transpose(0, -1).contiguous().transpose(0, -1)
     results = []
@@ -91,6 +101,16 @@ def test_products_of_many_rows_are_those_of_the_layer(shape: tuple[int, ...], tr
     for theirs, ours in zip(*results, strict=True):
         assert ours.shape == theirs.shape
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert not used, "few rows take torch's own layer, many the other"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "rows"),
+    [("AuthenticAMD", "26", 64), ("AuthenticAMD", "25", 1024), ("GenuineIntel", "26", 1024)],
+)
+def test_where_a_product_is_worth_a_gradient_in_python_is_the_processors(vendor: str, family: str, rows: int) -> None:
+    assert kernels.enough_rows({"vendor_id": vendor, "cpu family": family}) == rows
+    assert kernels.enough_rows({}) == 1024
 
 
 @pytest.mark.parametrize("ends", [0.0, 0.2])

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from s2pg import machine
+
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "pandas", "tensorboard", "s2pg-suite")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +30,7 @@ def provenance() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": machine.called(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -51,17 +53,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    """The model's name; where it says too little (some virtual machines), with the numbers of family and model."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        return platform.processor()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    name = facts.get("model name", platform.processor())
-    numbers = [
-        f"{key} {facts[label]}" for key, label in (("family", "cpu family"), ("model", "model")) if label in facts
-    ]
-    return f"{name} ({', '.join(numbers)})" if numbers else name
