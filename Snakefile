@@ -14,6 +14,14 @@ pathvars:
     figures="<results>/figures/{scale}/{experiment}",
 
 
+include: "workflow/rules/train.smk"
+include: "workflow/rules/expert.smk"
+include: "workflow/rules/analyse.smk"
+include: "workflow/rules/study.smk"
+include: "workflow/rules/report.smk"
+
+
+# After the rules: before them, Snakemake does not apply it to outputs whose wildcards stand in a pathvar.
 wildcard_constraints:
     scale=one_of(["smoke", "demo", "lite", "paper"]),
     experiment=one_of(EXPERIMENTS),
@@ -21,13 +29,6 @@ wildcard_constraints:
     task=r"\w+",
     method=r"\w+",
     seed=r"\d+",
-
-
-include: "workflow/rules/train.smk"
-include: "workflow/rules/expert.smk"
-include: "workflow/rules/analyse.smk"
-include: "workflow/rules/study.smk"
-include: "workflow/rules/report.smk"
 
 
 rule all:

@@ -4,7 +4,8 @@ A claim is supported if the whole 95 % interval of its statistic lies above the 
 interval lies at or below it, and otherwise there is not enough data; nor is there if a compared method has fewer than
 `min_seeds` finished runs on some task, or a task has no normalised scale. Failed runs count as the random policy.
 
-Scores are `final` (the last tenth of the evaluations), or with `score: area` the mean along the learning curve.
+Scores are `final` (the last tenth of the evaluations), or with `score: area` the mean along the learning curve; 0 and 1
+are the anchors' final scores for both.
 
 A rule may compare runs of two experiments: `experiment_a` or `experiment_b` names another experiment, whose runs of
 that method are then compared on the tasks, and on the normalised scale, of the experiment that makes the claim.
@@ -46,6 +47,7 @@ class Verdict:
     counts: dict[str, int]  # attempted, finished, failed, missing runs of the methods compared
     budget: dict[str, int]  # task -> environment steps
     reason: str
+    score: str = "final"  # or "area"; a time ratio is of neither
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Evidence:
     """What the statistics of all rules are computed from, in the experiment's evaluation mode."""
 
     tables: Tables
-    scores: pd.DataFrame  # scores in that mode
+    scores: pd.DataFrame  # scores of every kind in that mode
     unusable: dict[str, str]  # task -> why it has no normalised scale
     reps: int
     seed: int
@@ -167,6 +169,7 @@ def _judge(claim: Mapping[str, Any], evidence: Evidence) -> Verdict:
         counts=counts,
         budget={task: int(steps) for task, steps in runs.groupby("task")["steps"].max().dropna().items()},
         reason=why + _remarks(rule, counts),
+        score=rule.score,
     )
 
 
@@ -265,8 +268,10 @@ def _unequal(rule: Rule, runs: pd.DataFrame) -> list[str]:
 def _samples(rule: Rule, evidence: Evidence) -> list[Sample]:
     """What the rule's methods are compared by, on the tasks on which all of them have it."""
     column = STATISTICS[rule.statistic][1]
-    scores = evidence.scores[evidence.scores["score"] == rule.score]
-    frame = stats.seconds_per_step(evidence.tables) if column == "training" else scores
+    if column == "training":
+        frame = stats.seconds_per_step(evidence.tables)
+    else:
+        frame = evidence.scores[evidence.scores["score"] == rule.score]
     samples = [stats.sample(frame, method, column) for method in rule.methods]
     return [one.on([task for task in one.values if all(task in other.values for other in samples)]) for one in samples]
 

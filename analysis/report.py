@@ -39,7 +39,7 @@ BADGES = {"supported": "yes", "not supported": "no", "not enough data": "open"}
 RULES = {
     "iqm_difference": "IQM of the normalised {score}, {a} minus {b}",
     "iqm": "IQM of the normalised {score} of {a}",
-    "probability_of_improvement": "probability that a run of {a} is above a run of {b}, by {score}",
+    "probability_of_improvement": "probability that a run of {a} is above one of {b}, compared by their {score}",
     "time_ratio": "training time per environment step, {a} divided by {b}",
 }
 SCORES = {"final": "final scores", "area": "areas under the learning curves"}

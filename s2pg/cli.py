@@ -86,7 +86,7 @@ def _train(command: Command) -> None:
     add("--experiment", metavar="E", required=True, help="see `s2pg list experiments`")
     add("--task", metavar="T", required=True, help="a task of the experiment, see `s2pg list tasks`")
     add("--method", metavar="M", required=True, help="a method of the experiment, see `s2pg list methods`")
-    add("--seed", metavar="N", type=int, default=0, help="default: 0")
+    add("--seed", metavar="N", type=int, help="default: the first of the experiment at that scale")
     add("--scale", metavar="S", default="demo", help=f"the budget: {SCALES} (default: demo)")
     add("--out", metavar="DIR", help="folder of the run (default: its place below results/runs)")
     where = "the expert's episodes, for imitation (default: its place below results/experts)"

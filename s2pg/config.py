@@ -241,14 +241,14 @@ def load_experiment(name: str) -> Experiment:
 
 def expert_run(task: str, scale: str) -> RunId:
     """The run that is recorded as the expert of a task. Raises ConfigError where there is none."""
-    grids = {name: load_experiment(name).scale(scale).tasks for name in EXPERTS}
-    having = [name for name, played in grids.items() if task in played]
+    grids = {name: load_experiment(name).scale(scale) for name in EXPERTS}
+    having = [name for name, grid in grids.items() if task in grid.tasks]
     if not having:
-        known = sorted({task for played in grids.values() for task in played})
+        known = sorted({task for grid in grids.values() for task in grid.tasks})
         raise ConfigError(
             f"{task}: no expert at scale {scale}; allowed: {', '.join(known)} (see experiments/expert.yaml)"
         )
-    return RunId(having[0], scale, task, "oracle", 0)
+    return RunId(having[0], scale, task, "oracle", grids[having[0]].first_seed)
 
 
 def methods() -> dict[str, MethodConfig]:
@@ -504,6 +504,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
         return prefix + "; ".join(f"unknown key {key!r}; {_allowed(key, known)}" for key in extra)
     if error.validator == "enum":
         return f"{where}: unknown {error.instance!r}; {_allowed(error.instance, error.validator_value)}"
+    if error.validator is None:  # the schema says `false`
+        return f"{where or 'file'}: {error.instance!r} is not allowed here"
     return f"{where or 'file'}: {error.message}"
 
 

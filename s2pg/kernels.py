@@ -1,4 +1,4 @@
-"""A product and a derivative that decide BPTT's speed on a CPU: the mathematics of `nets.py`, sooner done."""
+"""Products and a derivative that decide BPTT's speed on a CPU: the mathematics of `nets.py`, done faster."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 32 << 20)
 
 
-def enough_rows(facts: Mapping[str, str]) -> int:
-    """From how many rows on `Linear` is sooner than torch's own layer, on the processor that `machine.cpu` describes.
+def many_rows(facts: Mapping[str, str]) -> int:
+    """From how many rows on `Linear` is faster than torch's own layer, on the processor that `machine.cpu` describes.
 
-    AMD's AVX-512 units have their full width from family 26 (Zen 5) on, and torch's default library, MKL, uses half of
-    it: there oneDNN is ahead in small products too. Elsewhere what `Linear` saves is the gradient of narrow weights.
+    64 where oneDNN wins by itself: AMD from family 26 (Zen 5) on multiplies 512 bits at a time, of which MKL, torch's
+    default library, uses 256. 1024 elsewhere, measured on AMD's family 25 (Zen 4), whose units are 256 bits wide: there
+    the two are alike, and what `Linear` saves is the slow gradient of narrow weights (`outer`). Intel: not measured.
     """
-    full_width = facts.get("vendor_id") == "AuthenticAMD" and int(facts.get("cpu family", 0)) >= 26
-    return 64 if full_width else 1024
+    wide = facts.get("vendor_id") == "AuthenticAMD" and int(facts.get("cpu family", 0)) >= 26
+    return 64 if wide else 1024
 
 
-ENOUGH = enough_rows(machine.cpu())
+MANY_ROWS = many_rows(machine.cpu())
+NARROW = 64  # columns below which a gradient of weights is made the other way round
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x [n, K] weight [M, K]^T + bias [M]`, through oneDNN: it uses AVX-512 where a CPU has it, MKL not on AMD."""
+    """`x [n, K] weight [M, K]^T + bias [M]`, through oneDNN."""
     if x.dtype != torch.float32 or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return torch.nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -48,9 +50,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def outer(gradient: Tensor, x: Tensor) -> Tensor:
     """`gradient [n, M]^T x [n, K]`, the gradient of `product`'s weight.
 
-    Where x is narrow, oneDNN spends most of its time on turning `gradient` around.
+    Where x is narrow, oneDNN spends most of its time on turning `gradient` around; where x is a slice of something
+    wider, it is many times slower than on a copy.
     """
-    return torch.mm(x.t(), gradient).t() if x.shape[-1] < 64 else product(gradient.t(), x.contiguous().t())
+    return torch.mm(x.t(), gradient).t() if x.shape[-1] < NARROW else product(gradient.t(), x.contiguous().t())
 
 
 class Linear(torch.autograd.Function):

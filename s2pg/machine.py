@@ -15,11 +15,11 @@ def cpu() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
-def called() -> str:
+def name() -> str:
     """The processor's name; where it says too little (some virtual machines), with the numbers of family and model."""
     facts = cpu()
-    name = facts.get("model name", platform.processor())
+    model = facts.get("model name", platform.processor())
     numbers = [
         f"{key} {facts[label]}" for key, label in (("family", "cpu family"), ("model", "model")) if label in facts
     ]
-    return f"{name} ({', '.join(numbers)})" if numbers else name
+    return f"{model} ({', '.join(numbers)})" if numbers else model

@@ -15,13 +15,13 @@ from s2pg.types import Width
 class Linear(nn.Linear):
     """`nn.Linear`, large products through `kernels.Linear`: where many rows meet wide layers it takes most of the time.
 
-    From `kernels.ENOUGH` rows and two million multiplications on, a gradient in Python costs less than it saves
+    From `kernels.MANY_ROWS` rows and two million multiplications on, a gradient in Python costs less than it saves
     (measured on the updates of PPO, SAC and TD3 with S2PG and BPTT; one thread).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[:-1].numel()
-        if x.device.type == "cpu" and rows >= kernels.ENOUGH and rows * self.weight.numel() >= 2_000_000:
+        if x.device.type == "cpu" and rows >= kernels.MANY_ROWS and rows * self.weight.numel() >= 2_000_000:
             return kernels.Linear.apply(x, self.weight, self.bias)
         return super().forward(x)
 

@@ -109,6 +109,11 @@ def test_list_tasks_shows_hidden_and_visible_groups(capsys: pytest.CaptureFixtur
     assert "HalfCheetahV" not in out  # not in this scale
 
 
+def test_list_seeds_says_where_they_begin(capsys) -> None:
+    table = [line.split() for line in says(capsys, "list", "seeds", "--experiment", "sac_cheetah").splitlines()]
+    assert {row[1]: row[2] for row in table[2:]}["demo"] == "7-14"
+
+
 def test_list_seeds_tells_finished_from_failed_begun_and_missing_runs(tmp_path: Path, capsys) -> None:
     spec = load_experiment("ppo_small")
     runs = [run for run in spec.runs("demo") if (run.task, run.method) == ("HopperV", "s2pg")]

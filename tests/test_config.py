@@ -90,6 +90,15 @@ def example(method: str = "s2pg") -> RunConfig:
         (SMALL, "b: none", "b: none, task: HoperV", "claims.oracle_above_none.rule.task", "did you mean 'HopperV'?"),
         (SMALL, "b: none", "b: none, tsk: HopperV", "claims.0.rule", "tsk"),
         (SMALL, "iqm_difference", "iqm_diference", "claims.0.rule.statistic", "'iqm_difference'?"),
+        (SMALL, "b: none", "b: none, score: aria", "claims.0.rule.score", "did you mean 'area'?"),
+        (
+            SMALL,
+            "time_ratio,",
+            "time_ratio, score: area,",
+            "claims.5.rule",
+            "unknown 'score'; allowed: a, b, experiment_a",
+        ),
+        (SMALL, "    seeds: 2", "    seeds: 2\n    first_seed: -1", "scales.smoke.first_seed", "minimum of 0"),
         (SMALL, "passes: 2", "pases: 2", "scales.smoke.overrides.hparams", "mean 'passes'?"),
         (SMALL, "profile: matched", "profile: machted", "profile", "did you mean 'matched'?"),
         (SMALL, "mode: mean", "mode: mean\nmode: mean", "'mode'", "given twice"),
@@ -390,6 +399,7 @@ def test_seeds_begin_where_the_scale_says() -> None:
     seeds = {run.seed for run in load_experiment("sac_cheetah").runs("demo")}
     assert seeds.isdisjoint(run.seed for run in load_experiment("sac_small").runs("demo"))
     assert seeds == set(range(7, 15))
+    assert {run.seed for run in load_experiment("sac_cheetah").runs("demo", seeds=2)} == {7, 8}
 
 
 def test_every_claim_can_be_judged_from_the_lite_scale_on_and_has_an_id_of_its_own() -> None:

@@ -119,7 +119,7 @@ def test_baselines_take_multiples_of_the_scores_of_all_steps_or_of_each(path, si
 
 def test_layers_whose_products_have_derivatives_of_their_own_are_read_row_by_row(monkeypatch):
     """`nets.Linear` and `nets.GRU` leave the path that `torch.func` can follow where they see many rows."""
-    monkeypatch.setattr(kernels, "ENOUGH", 64)
+    monkeypatch.setattr(kernels, "MANY_ROWS", 64)
     torch.manual_seed(0)
     policy = Policy(Recurrent(WIDTH, GRU, 96, 64, decides=True), 2, [64], (0.5, 0.3)).double()
     e = trajectories(policy, count=2, horizon=130)

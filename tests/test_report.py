@@ -218,6 +218,14 @@ def test_a_claim_on_one_task_says_so():
     assert report.described(claim, rule)["what"].endswith("S2PG minus No memory")
 
 
+def test_a_claim_says_by_which_score():
+    rule = {"statistic": "iqm_difference", "a": "s2pg", "b": "none"}
+    claim = {"verdict": "supported", "statistic": "iqm_difference", "reason": ""}
+    words = [report.described(claim, rule | score)["what"] for score in ({}, {"score": "final"}, {"score": "area"})]
+    final, area = ("IQM of the normalised " + what for what in ("final scores", "areas under the learning curves"))
+    assert words == [f"{what}, S2PG minus No memory" for what in (final, final, area)]
+
+
 def test_evidence_without_a_title_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "evidence.json").write_text('[{"text": "x"}]')
     with pytest.raises(report.AnalysisError, match=r"evidence\.json: every piece of evidence is a mapping with title"):

@@ -181,10 +181,23 @@ def verdicts(results: Results) -> Table:
     """Each claim with its verdict and the numbers behind it."""
     found = results.verdicts
     counts = [{name: verdict.counts[name] for name in COUNTS} for verdict in found]
-    fields = ("id", "text", "verdict", "statistic", "estimate", "low", "high", "threshold", "n_seeds", "reason")
+    fields = (
+        "id",
+        "text",
+        "verdict",
+        "statistic",
+        "score",
+        "estimate",
+        "low",
+        "high",
+        "threshold",
+        "n_seeds",
+        "reason",
+    )
     data = pd.DataFrame([{f: getattr(v, f) for f in fields} | n for v, n in zip(found, counts, strict=True)])
     data = data.reindex(columns=[*fields, *COUNTS])
-    shown = data[["text", "verdict", "statistic"]].assign(
+    shown = data[["text", "verdict"]].assign(
+        statistic=data["statistic"] + data["score"].map({"area": " of area"}).fillna(""),
         estimate=[cell(row, "z.3f") for row in data.to_dict("records")],
         threshold=_numbers(data["threshold"], "g"),
         runs=[_runs(n) for n in counts],

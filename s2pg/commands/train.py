@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from s2pg.build import build, spec
-from s2pg.config import ConfigError, RunConfig, parse_overrides, resolve
+from s2pg.config import ConfigError, RunConfig, load_experiment, parse_overrides, resolve
 from s2pg.hyperparameters import IMITATION
 from s2pg.kernels import keep_freed_memory
 from s2pg.training import loop
@@ -48,7 +48,9 @@ def configuration(args: Namespace) -> RunConfig:
     overrides = parse_overrides(args.set)
     if args.device:
         overrides["device"] = args.device
-    config = resolve(args.experiment, args.task, args.method, args.seed, args.scale, overrides)
+    first = load_experiment(args.experiment).scale(args.scale).first_seed
+    seed = first if args.seed is None else args.seed
+    config = resolve(args.experiment, args.task, args.method, seed, args.scale, overrides)
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device: {config.device!r}, but PyTorch sees no CUDA here; allowed: auto, cpu")
     spec(config.task, config.task_options)

@@ -67,8 +67,7 @@ rule judge_claims:
         others=lambda w: [f"<results>/tables/{w.scale}/{name}/grid.json" for name in compared(w.experiment)],
         source=sources(*[f"analysis/{name}.py" for name in ("claims", "setting", "stats", "bootstrap", "curves")]),
     output:
-        # spelt out: wildcards in a pathvar have no constraints, and a study's claims are not judged here
-        "<results>/tables/{scale}/{experiment}/claims.json",
+        "<tables>/claims.json",
     log:
         "<results>/logs/{scale}/{experiment}/claims.log",
     conda:

@@ -105,7 +105,7 @@ def _problems(search: Search) -> Iterator[str]:
     if set(search.first) != set(search.space):
         yield f"first: its keys must be those of space, not {', '.join(search.first) or 'none'}"
     seeds = [seed for stage in search.stages for seed in stage.seeds]
-    taken = max(s.seeds for name in list_experiments() for s in load_experiment(name).scales.values())
+    taken = max(s.first_seed + s.seeds for name in list_experiments() for s in load_experiment(name).scales.values())
     if min(seeds) < taken or len(seeds) != len(set(seeds)):
         yield f"stages: seeds {seeds} must differ and be at least {taken}: experiments use those below"
     sizes = [search.candidates if s.keep is None else s.keep for s in search.stages]
