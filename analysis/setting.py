@@ -17,7 +17,7 @@ UNTRAINED = ("random", "expert")
 """Methods that learn nothing: uniformly random actions, and the expert's recorded episodes."""
 
 ANCHORS = {"zero": "random", "one": "oracle"}
-WORDS = {"random": "random policy", "oracle": "oracle", "expert": "expert"}
+WORDS = {"random": "random policy", "oracle": "oracle", "expert": "expert", "none": "no memory"}
 
 
 def algorithm(grid: Mapping[str, Any]) -> str:

@@ -243,7 +243,7 @@ def test_a_killed_search_resumes_and_records_what_an_undisturbed_one_does(
         ({"first": {"lr_policy": 1e-3}}, "first: its keys must be those of space, not lr_policy"),
         ({"space": {"lr_polic": [1.0]}, "first": {"lr_polic": 1.0}, "candidates": 1}, "did you mean 'lr_policy'"),
         ({"candidates": 7}, "candidates: 7, but the space has 6 points"),
-        ({"stages": [{"seeds": [3]}]}, "seeds .3. must differ and be at least 32"),
+        ({"stages": [{"seeds": [3]}]}, "seeds .3. must differ and be at least 40"),
         ({"stages": [{"seeds": [100]}, {"seeds": [100], "keep": 1}]}, "must differ"),
         ({"stages": [{"seeds": [100]}, {"seeds": [101], "keep": 4}]}, "keep no more than the one before"),
         ({"overrides": {"epoch": 1}}, "unknown key 'epoch'"),
