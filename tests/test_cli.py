@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from s2pg.cli import COMMANDS, main
+from s2pg.cli import COMMANDS, main, parser
 from s2pg.commands import cost, doctor, film, rendering
 from s2pg.commands import eval as evaluation
 from s2pg.commands.runs import open_run
+from s2pg.commands.train import configuration
 from s2pg.commands.watch import record, replay
 from s2pg.config import RunConfig, list_experiments, load_experiment, methods, resolve
 from s2pg.timing.lanes import ACTIVITIES
@@ -107,6 +108,12 @@ def test_list_tasks_shows_hidden_and_visible_groups(capsys: pytest.CaptureFixtur
     row = next(line for line in out.splitlines() if line.startswith("HopperV"))
     assert " ".join(row.split()) == "HopperV positions 5, previous_action 3 velocities 6 1000"
     assert "HalfCheetahV" not in out  # not in this scale
+
+
+def test_a_run_without_a_seed_has_the_first_of_its_experiment() -> None:
+    words = ["train", "--experiment", "sac_cheetah", "--task", "HalfCheetahV", "--method", "none"]
+    assert configuration(parser().parse_args(words)).seed == 7
+    assert configuration(parser().parse_args([*words, "--seed", "0"])).seed == 0
 
 
 def test_list_seeds_says_where_they_begin(capsys) -> None:

@@ -1,7 +1,7 @@
 """What the tables say: tidy rows for CSV, formatted cells for Markdown and LaTeX, run counts in every one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -181,21 +181,9 @@ def verdicts(results: Results) -> Table:
     """Each claim with its verdict and the numbers behind it."""
     found = results.verdicts
     counts = [{name: verdict.counts[name] for name in COUNTS} for verdict in found]
-    fields = (
-        "id",
-        "text",
-        "verdict",
-        "statistic",
-        "score",
-        "estimate",
-        "low",
-        "high",
-        "threshold",
-        "n_seeds",
-        "reason",
-    )
-    data = pd.DataFrame([{f: getattr(v, f) for f in fields} | n for v, n in zip(found, counts, strict=True)])
-    data = data.reindex(columns=[*fields, *COUNTS])
+    names = [field.name for field in fields(claims.Verdict) if field.name not in ("counts", "budget")]
+    data = pd.DataFrame([{f: getattr(v, f) for f in names} | n for v, n in zip(found, counts, strict=True)])
+    data = data.reindex(columns=[*names, *COUNTS])
     shown = data[["text", "verdict"]].assign(
         statistic=data["statistic"] + data["score"].map({"area": " of area"}).fillna(""),
         estimate=[cell(row, "z.3f") for row in data.to_dict("records")],
