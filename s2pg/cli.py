@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (text, arguments) in COMMANDS.items():
-        arguments(commands.add_parser(name, help=text.split(".")[0].lower(), description=text))
+        arguments(commands.add_parser(name, help=text[0].lower() + text.split(".")[0][1:], description=text))
     return top
 
 
@@ -223,7 +223,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "bench": ("Time environment, acting and learning per method, on one thread.", _bench),
     "cost": ("Say what an experiment needs: core-hours, memory, disk, from measured times.", _cost),
     "status": ("Say how far the runs are: done, running, failed, waiting, time left.", _status),
-    "study": ("Measure one case of a study, as the variance of policy gradients.", _study),
+    "study": ("Measure one case of a study, such as the variance of policy gradients.", _study),
     "doctor": ("Check the installation. Exit code 1 if something fails.", _doctor),
 }
 

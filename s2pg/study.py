@@ -1,4 +1,4 @@
-"""A study: something measured case by case and without training, as the variance of gradients.
+"""A study: something measured case by case and without training, such as the variance of gradients.
 
 Its file `studies/<name>.yaml` holds claims, cases and scales, as an experiment's does; what a case and a scale say
 depends on the study's kind (schema/study.yaml).

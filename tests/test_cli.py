@@ -110,6 +110,10 @@ def test_list_tasks_shows_hidden_and_visible_groups(capsys: pytest.CaptureFixtur
     assert "HalfCheetahV" not in out  # not in this scale
 
 
+def test_the_help_keeps_the_case_of_names() -> None:
+    assert "MINARI_DATASETS_PATH" in parser().format_help()
+
+
 def test_a_run_without_a_seed_has_the_first_of_its_experiment() -> None:
     words = ["train", "--experiment", "sac_cheetah", "--task", "HalfCheetahV", "--method", "none"]
     assert configuration(parser().parse_args(words)).seed == 7
@@ -343,8 +347,10 @@ def test_bench_times_activities_and_writes_json(tmp_path: Path, capsys: pytest.C
         assert result["steps_per_second"] == pytest.approx(1000 / result["total_ms_per_step"])
         assert f"\n{name} " in out
         assert 0 < result["products_ms_per_step"] < result["total_ms_per_step"]
-    *_, against_s2pg, alone = next(line for line in out.splitlines() if line.startswith("s2pg ")).split()
-    assert (against_s2pg, alone) == ("1.00", f"{found['methods']['s2pg']['products_ms_per_step']:.3f}")
+    *_, against_s2pg, alone, others = next(line for line in out.splitlines() if line.startswith("s2pg ")).split()
+    result = found["methods"]["s2pg"]
+    assert (against_s2pg, alone) == ("1.00", f"{result['products_ms_per_step']:.3f}")
+    assert others == f"{result['other_operations_per_step']:,.0f}"
     machine = f"{found['provenance']['cpu']}: {found['benchmark']['gflops']:.0f} GFLOP/s"
     assert machine in out
     assert 0 < found["benchmark"]["call_us"] < 1000

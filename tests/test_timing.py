@@ -201,6 +201,13 @@ def test_products_are_counted_forward_and_backward(rows: int) -> None:
     assert operations(lambda: torch.baddbmm(torch.zeros(3, 1, 7), a, b)) == 3 * 2 * 3 * rows * 5 * 7
 
 
+def test_all_other_operations_are_counted() -> None:
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    with Products() as products:
+        (a @ b + 1.0).relu_().t()
+    assert (sum(products.counts.values()), products.others) == (1, 3)  # the sum, the ReLU, and the view
+
+
 def test_the_floor_of_many_products_is_above_that_of_few() -> None:
     small, large = Product(1, 64, 64, 64), Product(1, 512, 512, 512)
     times = seconds({small: 1}), seconds({large: 1}), seconds({large: 10})

@@ -2,7 +2,8 @@
 
 Methods take turns, one update each, over several rounds, so that a machine that slows down slows all of them; medians
 over rounds are compared. Figures of two machines, or of two hours on a shared one, are not: the table's head says what
-the machine does by a fixed yardstick, and a column what the matrix products of a step take on it by themselves.
+the machine does by a fixed yardstick, and two columns what the matrix products of a step take on it by themselves and
+how many other operations of torch it has.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def run(args: Namespace) -> int:
     results = {name: summary([timed[name] for timed in rounds]) for name in names}
     for name, lane in lanes.items():
         show.progress(f"matrix products alone: {name}")
-        results[name]["products_ms_per_step"] = 1e3 * products.seconds(products.counted(lane)) / lane.steps
+        operations = products.counted(lane)
+        results[name]["products_ms_per_step"] = 1e3 * products.seconds(operations.counts) / lane.steps
+        results[name]["other_operations_per_step"] = operations.others / lane.steps
     show.progress("")
     about = {"algorithm": args.algorithm, "task": args.task, "profile": args.profile, "updates": args.updates}
     about |= {"threads": 1, "load_average": os.getloadavg()[0]} | Yardstick.median(yardsticks)._asdict()
@@ -113,7 +116,8 @@ def report(results: dict[str, dict]) -> str:
         parts = [f"{result['ms_per_step'][activity]:.3f}" for activity in ACTIVITIES]
         total, (low, high) = result["total_ms_per_step"], result["steps_per_second_range"]
         speed = [f"{result['steps_per_second']:,.0f}", f"{low:,.0f} - {high:,.0f}"]
-        alone = f"{result['products_ms_per_step']:.3f}"
-        rows.append([name, *parts, f"{total:.3f}", *speed, f"{total / base:.2f}" if base else "-", alone])
-    headers = ["method", *ACTIVITIES, "all [ms/step]", "steps/s", "(range)", "time / s2pg's", "products [ms/step]"]
+        alone = [f"{result['products_ms_per_step']:.3f}", f"{result['other_operations_per_step']:,.0f}"]
+        rows.append([name, *parts, f"{total:.3f}", *speed, f"{total / base:.2f}" if base else "-", *alone])
+    headers = ["method", *ACTIVITIES, "all [ms/step]", "steps/s", "(range)", "time / s2pg's"]
+    headers += ["products [ms/step]", "other operations [1/step]"]
     return show.table(rows, headers, ["method"])

@@ -1,7 +1,9 @@
 """What the matrix products of an update take by themselves, made one by one: a floor on what the update can take.
 
 The products that an update makes are counted by shape, then each shape is made over and over on its own, by the faster
-of torch's libraries. Everything else that a step needs (the simulator, activations, optimisers, Python) counts nothing.
+of torch's libraries. Everything else that a step needs (the simulator, activations, optimisers, Python) counts nothing
+there; torch's other operations are only counted: on small networks many cost more for being called than for what they
+compute.
 """
 
 from __future__ import annotations
@@ -47,24 +49,27 @@ RECOGNISED: dict[str, Callable[..., Product]] = {
 
 
 class Products(TorchDispatchMode):
-    """Counts the matrix products of whatever runs inside, forward and backward, by shape."""
+    """Counts the matrix products of whatever runs inside, forward and backward, by shape, and all other operations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[Product] = Counter()
+        self.others = 0  # views included
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         recognise = RECOGNISED.get(func.overloadpacket.__name__)
         if recognise:
             self.counts[recognise(*args)] += 1
+        else:
+            self.others += 1
         return func(*args, **(kwargs or {}))
 
 
-def counted(lane: Lane) -> Counter[Product]:
-    """The products of one turn of a method, acting included."""
+def counted(lane: Lane) -> Products:
+    """The operations of one turn of a method, acting included."""
     with Products() as products:
         lane.update()
-    return products.counts
+    return products
 
 
 def seconds(counts: Mapping[Product, int]) -> float:
