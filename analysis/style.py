@@ -40,6 +40,7 @@ class Look:
 
 METHODS: dict[str, Look] = {
     "s2pg": Look("S2PG", "#D55E00", "-", "o"),
+    "bptt1": Look("BPTT 1 (S2PG's network)", "#3B4C5B", (0, (2, 1)), "d"),
     "bptt5": Look("BPTT 5", "#7CC4EE", "-", "s"),
     "bptt32": Look("BPTT 32", "#1E88C8", "-", "D"),
     "bptt32_all": Look("BPTT 32 (every step)", "#3B4CC0", (0, (4, 1.5)), "^"),

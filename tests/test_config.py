@@ -395,6 +395,12 @@ def test_seeds_can_be_chosen() -> None:
     assert {run.seed for run in spec.runs("demo", seeds=[4])} == {4}
 
 
+def test_the_control_has_the_hyperparameters_of_s2pg() -> None:
+    """All but those of a decided memory; `refresh` is equal too, and acts on such memories alone."""
+    one, other = (resolve("sac_cheetah_area", "HalfCheetahV", name, 15, "demo").hparams for name in ("s2pg", "bptt1"))
+    assert one == replace(other, **{key: getattr(one, key) for key in DECIDED})
+
+
 def test_seeds_begin_where_the_scale_says() -> None:
     seeds = {run.seed for run in load_experiment("sac_cheetah").runs("demo")}
     assert seeds.isdisjoint(run.seed for run in load_experiment("sac_small").runs("demo"))
@@ -411,9 +417,10 @@ def test_every_claim_can_be_judged_from_the_lite_scale_on_and_has_an_id_of_its_o
 
 def test_the_methods_are_the_lattice_of_the_design() -> None:
     table = methods()
-    memories = ["window5", "window32", "bptt5", "bptt32", "bptt32_all", "bptt_full", "s2pg"]
+    memories = ["window5", "window32", "bptt1", "bptt5", "bptt32", "bptt32_all", "bptt_full", "s2pg"]
     assert [name for name in table if not name.startswith("s2pg_")] == ["random", "none", "oracle", "expert", *memories]
     assert table["s2pg"] == replace(table["bptt5"], context=1, decides=True)  # the idea of the suite
+    assert table["bptt1"] == replace(table["s2pg"], decides=False)
     assert table["oracle"] == replace(table["none"], sight="oracle")
     assert table["bptt_full"] == replace(table["bptt32_all"], context=None)
     assert all(name.endswith(str(m.context)) for name, m in table.items() if name in {"bptt5", "bptt32", "window5"})

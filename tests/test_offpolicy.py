@@ -281,6 +281,21 @@ def test_every_parameter_of_every_method_learns(algorithm: str, method: str, sig
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_without_deciding_on_its_memory_s2pg_is_the_same_network(algorithm: str) -> None:
+    """`bptt1`, the control for the size of S2PG's policy: the same weights, the same mean action and next memory."""
+    sigma = {"memory_sigma": "fixed"} if algorithm == "sac" else {}  # otherwise the head says that of z' too
+    s2pg = agent_of(small(algorithm, **sigma)).policy
+    control = agent_of(small(algorithm, memory={"decides": False}, **sigma)).policy
+    assert same_bits([*s2pg.memory.parameters()], [*control.memory.parameters()])
+    assert same_bits([*s2pg.head.parameters()], [*control.head.parameters()])
+    assert (s2pg.memory.decided, control.memory.decided) == (6, 0)
+    view = View(torch.rand(7, 1, 5), torch.zeros(7, 1, dtype=torch.bool), torch.rand(7, 6))
+    ours, theirs = s2pg(view), control(view)
+    assert torch.equal(ours.mean[:, : s2pg.actions], theirs.mean)
+    assert torch.equal(ours.carry, theirs.carry)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_blind_recurrent_critics_own_their_memory(algorithm: str) -> None:
     """Blind BPTT's critic has a cell of its own; a sighted critic has none, nor has S2PG's, which sees z instead."""
     blind = agent_of(small(algorithm, "bptt5", memory={"sight": "blind"}))
