@@ -47,7 +47,7 @@ setup-locomujoco: .venv-locomujoco/.installed ## create .venv-locomujoco/, the s
 	$(LOCO)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-reproduce: setup ## train, analyse and report everything (SCALE=demo; also smoke, lite, paper)
+reproduce: setup ## train, analyse and report the default experiments (SCALE=demo; also smoke, lite, paper)
 	@$(RUN) python -m workflow.scripts.unlock
 	$(RUN) snakemake --quiet host reason --cores $(CORES) --config scale=$(SCALE)
 	@echo "The report: $(CURDIR)/results/report/$(SCALE).html"

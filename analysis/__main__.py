@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "notebooks": ("analysis.notebooks", "execute the notebooks and write them as .ipynb and .html"),
     "archive": ("analysis.archive", "pack the runs of experiments to keep them, with checksums"),
     "publish": ("analysis.publish", "make a small copy of the tidy tables, to ship with the suite"),
-    "study": ("analysis.studies", "verdicts, tables and figures of a study, as the variance of gradients"),
+    "study": ("analysis.studies", "verdicts, tables and figures of a study, such as the variance of gradients"),
     "report": ("analysis.report", "write the self-contained HTML report"),
 }
 

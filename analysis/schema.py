@@ -177,7 +177,8 @@ TABLES: dict[str, Table] = {
                 "normalised",
                 "float",
                 "1",
-                "the score on the scale random policy = 0, oracle = 1 (in imitation: expert = 1)",
+                "the score on the scale 0 = random policy, 1 = oracle (imitation: expert), unless the experiment's "
+                "`anchors` say otherwise",
                 nullable=True,
             ),
         ),

@@ -74,7 +74,7 @@ FIGURES["timing"].draw(data)
 # ## All tasks together
 #
 # Returns of different tasks have different units. On each task 0 is the random policy and 1 the oracle, which sees what
-# is hidden from the others.
+# is hidden from the others (in imitation the expert; an experiment's `anchors` may name others).
 
 # %%
 FIGURES["aggregates"].draw(data)

@@ -68,8 +68,8 @@ print("The scores by hand are those of the suite.")
 # ## 3. A common scale
 #
 # `normalised = (raw - random) / (oracle - random)` per task: 0 is the mean final score of the random policy, 1 that of
-# the oracle. A task whose oracle is not above its random policy beyond noise has no scale and is left out. The bootstrap
-# below holds both anchors fixed.
+# the oracle (in imitation of the expert; an experiment's `anchors` may name others). A task on which the second is not
+# above the first beyond noise has no scale and is left out. The bootstrap below holds both anchors fixed.
 
 # %%
 stats.anchors(tables).query("mode == @mode").round(2)

@@ -38,7 +38,8 @@ def evaluate(
     """One episode in each environment, side by side; finished ones are no longer stepped.
 
     The bias of a critic is not error alone: SAC's values hold the entropies of the actions to come, and no return has
-    what would follow a truncation.
+    what would follow a truncation. A target network lags behind too, for about 1 / (tau (1 - gamma)) updates, and more
+    behind a policy that improves faster: compare biases where returns are alike.
 
     Args:
         seeds: of the initial states, one per environment; the same for every method, so that comparisons are paired.
