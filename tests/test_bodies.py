@@ -194,9 +194,12 @@ def test_changed_bodies_fall_freely_with_gravity(id, kind):
 def test_nothing_adds_up_over_episodes(id, kind):
     env, untouched = make(id, bodies=kind), content(make(id).base.model)
     assert content(env.base.model) == untouched
+    env.reset(seed=0)
+    changed = []
     for _ in range(40):
         env.reset()
-    assert content(env.base.model) != untouched
+        changed.append(content(env.base.model) != untouched)
+    assert any(changed)
     env.randomise[0].set(np.full(env.randomise[0].size, SAME))
     assert content(env.base.model) == untouched
 
