@@ -1,4 +1,4 @@
-"""Every run of a test draws the same numbers: a failure says something about the code, and is there again to be looked at.
+"""Every run of a test draws the same numbers: a failure says something about the code, and is there to be looked at.
 
 `pytest --hypothesis-profile default` lets Hypothesis look for new examples.
 """
