@@ -72,8 +72,8 @@ def improvement(results: Results) -> Table:
     counts = results.tables.runs.groupby("method")["status"].agg(list)
     shown["runs"] = [_runs(_count(counts[method])) for method in methods]
     shown["above"] = shown["above"].map(style.label)
-    caption = "Probability that a run of the row's method scores above a run of the column's, mean over tasks"
-    return Table(f"{caption}, {results.tables.mode} mode, 95 % interval.", data, shown)
+    caption = "Probability that a run of the row's method ends with a higher score than a run of the column's"
+    return Table(f"{caption}, mean over tasks, {results.tables.mode} mode, 95 % interval.", data, shown)
 
 
 def wall_clock(results: Results) -> Table:
