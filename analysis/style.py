@@ -40,6 +40,7 @@ class Look:
 
 METHODS: dict[str, Look] = {
     "s2pg": Look("S2PG", "#D55E00", "-", "o"),
+    "s2pg_cleared": Look("S2PG, memory cleared", "#6B2D00", (0, (3, 1)), "p"),
     "bptt1": Look("BPTT 1 (S2PG's network)", "#3B4C5B", (0, (2, 1)), "d"),
     "bptt5": Look("BPTT 5", "#7CC4EE", "-", "s"),
     "bptt32": Look("BPTT 32", "#1E88C8", "-", "D"),

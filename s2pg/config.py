@@ -364,11 +364,21 @@ def _check_names(spec: Mapping[str, Any], path: Path) -> None:
         used.update(scale["methods"])
     played = {task for scale in spec["scales"].values() for task in scale["tasks"]}
     for claim in spec["claims"]:
-        for key in {"a", "b", "task"} & claim["rule"].keys():
-            choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], played if key == "task" else used, path)
-        for key in {"experiment_a", "experiment_b"} & claim["rule"].keys():
-            choose(f"claims.{claim['id']}.rule.{key}", claim["rule"][key], list_experiments(), path)
+        rule, where = claim["rule"], f"claims.{claim['id']}.rule"
+        if "task" in rule:
+            choose(f"{where}.task", rule["task"], played, path)
+        for key in sorted({"a", "b"} & rule.keys()):
+            elsewhere = f"experiment_{key}"
+            if elsewhere in rule:
+                choose(f"{where}.{elsewhere}", rule[elsewhere], list_experiments(), path)
+            choose(f"{where}.{key}", rule[key], _trained(rule[elsewhere]) if elsewhere in rule else used, path)
     _check_patterns(f"{path}: task_options", spec.get("task_options", {}), tasks())
+
+
+def _trained(experiment: str) -> set[str]:
+    """The methods of an experiment, of all scales together."""
+    _, spec = load_named("experiment", "experiments", experiment, list_experiments())
+    return {method for scale in spec["scales"].values() for method in scale["methods"]}
 
 
 def _recorded(names: Iterable[str]) -> list[str]:

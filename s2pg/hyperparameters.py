@@ -18,7 +18,7 @@ class MethodConfig:
     context: int | None  # L, steps that the memory is unrolled in learning; None = the whole episode
     decides: bool  # True: the next memory is part of the decision u = (a, z') (S2PG)
     loss_on: Literal["last", "all"]  # the loss is taken at the last step of a context, or at every step
-    cell: Literal["gru", "lstm", "rnn", "diagonal"]
+    cell: Literal["gru", "gru_cleared", "lstm", "rnn", "diagonal"]
     sight: Literal["blind", "privileged", "oracle"]  # who reads which observation groups
 
     @property

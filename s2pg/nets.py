@@ -155,6 +155,15 @@ class GRU(Cell):
         return super().unroll(g, start, z)
 
 
+class ClearedGRU(GRU):
+    """A control: a GRU that reads zeros in place of its state, so that nothing it remembers is of use to it."""
+
+    unroll = Cell.unroll
+
+    def step(self, g: Tensor, z: Tensor) -> Tensor:
+        return super().step(g, torch.zeros_like(z))
+
+
 class LSTM(Cell):
     """Hochreiter & Schmidhuber 1997, torch's gate order (input, forget, cell, output); the state is (h, c)."""
 
@@ -211,4 +220,4 @@ class Leaky(Cell):
         return torch.lerp(z, self.cell.step(g, z), self.rate)
 
 
-CELLS: dict[str, type[Cell]] = {"gru": GRU, "lstm": LSTM, "rnn": RNN, "diagonal": Diagonal}
+CELLS: dict[str, type[Cell]] = {"gru": GRU, "gru_cleared": ClearedGRU, "lstm": LSTM, "rnn": RNN, "diagonal": Diagonal}

@@ -40,6 +40,7 @@ OFF_POLICY = yaml.safe_load((ROOT / "tests/data/reference_off_policy.yaml").read
 LAUNCHED = [(a, m, t) for a in ("sac", "td3") for m in OFF_POLICY[a]["methods"] for t in OFF_POLICY["tasks"]]
 ON_ACTIONS = {"sigma_action", "smoothing_action", "smoothing_action_clip"}
 SMALL, SAC = "experiments/ppo_small.yaml", "experiments/sac_privileged.yaml"
+CLEARED = "experiments/sac_cheetah_cleared.yaml"
 SCALES = ["smoke", "demo", "lite", "paper"]
 SOURCE = re.compile(
     r"# (ours: \S.{2,}|experiments/(01_Reinforcement_Learning/"
@@ -98,6 +99,15 @@ def example(method: str = "s2pg") -> RunConfig:
             "claims.5.rule",
             "unknown 'score'; allowed: a, b, experiment_a",
         ),
+        (CLEARED, "a: s2pg,", "a: window9,", "claims.s2pg_above_cleared_area.rule.a", "did you mean 'window5'?"),
+        (
+            CLEARED,
+            "b: s2pg_cleared,",
+            "b: s2pg,",
+            "claims.s2pg_above_cleared_area.rule.b",
+            "allowed: random, s2pg_cleared",
+        ),
+        (CLEARED, "cheetah_area,", "cheetah_aera,", "rule.experiment_a", "did you mean 'sac_cheetah_area'?"),
         (SMALL, "    seeds: 2", "    seeds: 2\n    first_seed: -1", "scales.smoke.first_seed", "minimum of 0"),
         (SMALL, "passes: 2", "pases: 2", "scales.smoke.overrides.hparams", "mean 'passes'?"),
         (SMALL, "profile: matched", "profile: machted", "profile", "did you mean 'matched'?"),
@@ -169,7 +179,7 @@ def test_a_mistake_in_a_file_is_an_error_that_names_file_key_and_remedy(
         edit(name, old, "    gamma: 0.5")
     path = edit(name, old, new)
     with pytest.raises(ConfigError) as error:
-        example() if "sac" not in name else sac()
+        load_experiment("sac_cheetah_cleared") if name == CLEARED else sac() if "sac" in name else example()
     assert str(path) in str(error.value)
     assert key in str(error.value)
     assert hint in str(error.value)
@@ -401,6 +411,15 @@ def test_the_control_has_the_hyperparameters_of_s2pg() -> None:
     assert one == replace(other, **{key: getattr(one, key) for key in DECIDED})
 
 
+def test_a_control_elsewhere_differs_from_what_it_is_compared_with_in_the_cell_alone() -> None:
+    runs = (("sac_cheetah_area", "s2pg"), ("sac_cheetah_cleared", "s2pg_cleared"))
+    one, other = (resolve(experiment, "HalfCheetahV", method, 15, "demo") for experiment, method in runs)
+    memory = replace(other.memory, cell=one.memory.cell)
+    assert one == replace(other, experiment=one.experiment, method=one.method, memory=memory)
+    scales = (load_experiment(experiment).scale("demo") for experiment, _ in runs)
+    assert len({(s.seeds, s.first_seed, s.epochs, s.steps_per_epoch, s.eval_episodes) for s in scales}) == 1
+
+
 def test_seeds_begin_where_the_scale_says() -> None:
     seeds = {run.seed for run in load_experiment("sac_cheetah").runs("demo")}
     assert seeds.isdisjoint(run.seed for run in load_experiment("sac_small").runs("demo"))
@@ -410,8 +429,9 @@ def test_seeds_begin_where_the_scale_says() -> None:
 
 def test_every_claim_can_be_judged_from_the_lite_scale_on_and_has_an_id_of_its_own() -> None:
     for spec in map(load_experiment, list_experiments()):
-        compared = {claim["rule"][key] for claim in spec.claims for key in ("a", "b") if key in claim["rule"]}
-        assert all(compared <= set(spec.scale(scale).methods) for scale in ("lite", "paper"))
+        for rule, key in ((c["rule"], key) for c in spec.claims for key in ("a", "b") if key in c["rule"]):
+            whose = load_experiment(rule.get(f"experiment_{key}", spec.name))
+            assert all(rule[key] in whose.scale(scale).methods for scale in ("lite", "paper"))
         assert len({claim["id"] for claim in spec.claims}) == len(spec.claims)
 
 
@@ -436,7 +456,7 @@ def kernels() -> dict[str, dict[str, Any]]:
 def test_a_row_of_the_kernel_study_is_s2pg_with_one_thing_changed() -> None:
     found = kernels()
     base = found.pop("s2pg")
-    assert set(found) == {name for name in methods() if name.startswith("s2pg_")}
+    assert {*found, "s2pg_cleared"} == {name for name in methods() if name.startswith("s2pg_")}
     changes = [{key: value for key, value in row.items() if value != base[key]} for row in found.values()]
     entropy, reference = {"target_entropy_memory"}, found["s2pg_reference"]
     for name, change in zip(found, changes, strict=True):

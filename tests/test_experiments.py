@@ -59,7 +59,7 @@ def test_every_method_of_every_experiment_trains(experiment: str, method: str, t
     assert pd.read_parquet(tmp_path / "episodes.parquet").step.unique().tolist() == steps
     tags = set(read_scalars(tmp_path).tag)
     assert ("loss/policy" in tags) == learns
-    bounded = config.memory.kind == "recurrent" and config.memory.cell in ("gru", "rnn")
+    bounded = config.memory.kind == "recurrent" and config.memory.cell in ("gru", "gru_cleared", "rnn")
     assert ("memory/saturated" in tags) == (bounded and algorithm != "bc")
     assert ("value/bias" in tags) == (learns and algorithm in ("ppo", "sac", "td3")), "of the task's rewards alone"
     if algorithm in ("ppo", "gail", "bc"):

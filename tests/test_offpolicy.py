@@ -296,6 +296,26 @@ def test_without_deciding_on_its_memory_s2pg_is_the_same_network(algorithm: str)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_with_its_memory_cleared_s2pg_is_the_same_agent_whose_policy_never_sees_z(algorithm: str) -> None:
+    """`s2pg_cleared`, the control for what is remembered: the same weights, critic and decisions, but z is not read."""
+    s2pg, control = agent_of(small(algorithm)), agent_of(small(algorithm, memory={"cell": "gru_cleared"}))
+    assert same_bits([*s2pg.policy.parameters()], [*control.policy.parameters()])
+    assert same_bits([*s2pg.critic.parameters()], [*control.critic.parameters()])
+    assert s2pg.policy.memory.decided == control.policy.memory.decided == 6
+    obs, start, z = torch.rand(7, 1, 5), torch.zeros(7, 1, dtype=torch.bool), torch.rand(7, 6)
+    seen, cleared, first = (
+        s2pg.policy(View(obs, start, z)),
+        control.policy(View(obs, start, z)),
+        View(obs, start, 0 * z),
+    )
+    assert torch.equal(cleared.mean, s2pg.policy(first).mean)
+    assert not torch.isclose(cleared.mean, seen.mean).all(-1).any()
+    again = control.policy(View(obs, start, torch.rand(7, 6)))
+    assert torch.equal(again.mean, cleared.mean)
+    assert torch.equal(again.log_sigma, cleared.log_sigma)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_blind_recurrent_critics_own_their_memory(algorithm: str) -> None:
     """Blind BPTT's critic has a cell of its own; a sighted critic has none, nor has S2PG's, which sees z instead."""
     blind = agent_of(small(algorithm, "bptt5", memory={"sight": "blind"}))

@@ -93,7 +93,8 @@ def _method(method: MethodConfig) -> list[str]:
         return ["none; uniformly random actions", *"-----"]
     if method.kind == "expert":
         return ["none; the dataset's episodes", *"-----"]
-    memory = {"window": f"last {method.context} observations", "recurrent": method.cell.upper()}.get(
+    cell, *note = method.cell.split("_")
+    memory = {"window": f"last {method.context} observations", "recurrent": ", ".join([cell.upper(), *note])}.get(
         method.kind, "none"
     )
     unrolled, loss = "-", "every step"
