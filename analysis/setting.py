@@ -17,7 +17,13 @@ UNTRAINED = ("random", "expert")
 """Methods that learn nothing: uniformly random actions, and the expert's recorded episodes."""
 
 ANCHORS = {"zero": "random", "one": "oracle"}
-WORDS = {"random": "random policy", "oracle": "oracle", "expert": "expert", "none": "no memory"}
+WORDS = {
+    "random": "random policy",
+    "oracle": "oracle",
+    "expert": "expert",
+    "none": "no memory",
+    "s2pg_cleared": "S2PG with its memory cleared",
+}
 
 
 def algorithm(grid: Mapping[str, Any]) -> str:

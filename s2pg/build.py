@@ -34,7 +34,7 @@ from s2pg.imitation.gail import GAIL
 from s2pg.imitation.lsiq import LSIQ
 from s2pg.imitation.retrace import observed
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
-from s2pg.nets import CELLS
+from s2pg.nets import CELLS, ClearedGRU
 from s2pg.policy import Clamp, Policy, Shape, Spread, Tanh, UniformPolicy
 from s2pg.training import worlds
 from s2pg.training.agent import Agent
@@ -82,6 +82,8 @@ def memory(width: Width, method: MethodConfig, hparams: Hparams, gain: float) ->
                 f"hparams.memory_size: {hparams.memory_size} must be a multiple of {cell.states} with "
                 f"memory.cell: {method.cell}, which carries {cell.states} vectors"
             )
+        if cell is ClearedGRU and hparams.leak != 1:
+            raise ConfigError(f"hparams.leak: {hparams.leak} keeps some of z, which memory.cell: {method.cell} clears")
         hidden, features = hparams.memory_size // cell.states, hparams.features
         return Recurrent(width, cell, hidden, features, method.context, method.decides, gain, hparams.leak)
     return NoMemory(width)

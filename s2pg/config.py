@@ -368,15 +368,15 @@ def _check_names(spec: Mapping[str, Any], path: Path) -> None:
         if "task" in rule:
             choose(f"{where}.task", rule["task"], played, path)
         for key in sorted({"a", "b"} & rule.keys()):
-            elsewhere = f"experiment_{key}"
-            if elsewhere in rule:
-                choose(f"{where}.{elsewhere}", rule[elsewhere], list_experiments(), path)
-            choose(f"{where}.{key}", rule[key], _trained(rule[elsewhere]) if elsewhere in rule else used, path)
+            other = rule.get(f"experiment_{key}")
+            if other:
+                choose(f"{where}.experiment_{key}", other, list_experiments(), path)
+            choose(f"{where}.{key}", rule[key], _methods_of(other) if other else used, path)
     _check_patterns(f"{path}: task_options", spec.get("task_options", {}), tasks())
 
 
-def _trained(experiment: str) -> set[str]:
-    """The methods of an experiment, of all scales together."""
+def _methods_of(experiment: str) -> set[str]:
+    """The methods of an experiment, of all scales together; its own claims, which may name ours, are not looked at."""
     _, spec = load_named("experiment", "experiments", experiment, list_experiments())
     return {method for scale in spec["scales"].values() for method in scale["methods"]}
 

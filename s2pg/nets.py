@@ -156,7 +156,7 @@ class GRU(Cell):
 
 
 class ClearedGRU(GRU):
-    """A control: a GRU that reads zeros in place of its state, so that nothing it remembers is of use to it."""
+    """A control: a GRU that reads zeros in place of its state, so that its next state says nothing of the past."""
 
     unroll = Cell.unroll
 

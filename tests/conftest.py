@@ -1,4 +1,6 @@
-"""Every run of a test draws the same numbers: a failure says something about the code, and is there to be looked at.
+"""A test draws the same numbers whatever ran before it: a failure says something about the code, and can be repeated.
+
+Fixtures of a module and child processes seed themselves.
 
 `pytest --hypothesis-profile default` lets Hypothesis look for new examples.
 """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from s2pg.algorithms.offpolicy import Target, Transitions, frozen
-from s2pg.config import RunConfig
+from s2pg.config import ConfigError, RunConfig
 from s2pg.data.rollout import Rollout
 from s2pg.memory import Memory, NoMemory, Recurrent
 from s2pg.nets import GRU
@@ -303,16 +303,37 @@ def test_with_its_memory_cleared_s2pg_is_the_same_agent_whose_policy_never_sees_
     assert same_bits([*s2pg.critic.parameters()], [*control.critic.parameters()])
     assert s2pg.policy.memory.decided == control.policy.memory.decided == 6
     obs, start, z = torch.rand(7, 1, 5), torch.zeros(7, 1, dtype=torch.bool), torch.rand(7, 6)
-    seen, cleared, first = (
-        s2pg.policy(View(obs, start, z)),
-        control.policy(View(obs, start, z)),
-        View(obs, start, 0 * z),
-    )
-    assert torch.equal(cleared.mean, s2pg.policy(first).mean)
+    seen = s2pg.policy(View(obs, start, z))
+    cleared = control.policy(View(obs, start, z))
+    assert torch.equal(cleared.mean, s2pg.policy(View(obs, start, 0 * z)).mean)
     assert not torch.isclose(cleared.mean, seen.mean).all(-1).any()
     again = control.policy(View(obs, start, torch.rand(7, 6)))
     assert torch.equal(again.mean, cleared.mean)
     assert torch.equal(again.log_sigma, cleared.log_sigma)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_with_its_memory_cleared_s2pgs_critic_sees_z_and_the_replay_is_refreshed(algorithm: str) -> None:
+    agent = experienced(small(algorithm, memory={"cell": "gru_cleared"}, refresh=True))
+    batch, stored = agent.algorithm.sample(seeded(0)), agent.algorithm.replay.z.clone()
+    view, u = batch.critic_view, batch.u
+    values = agent.critic(view, u)
+    for changed in ((view._replace(obs=view.obs + _on_memory(view.obs)), u), (view, u + _on_memory(u))):
+        assert not torch.isclose(agent.critic(*changed), values, rtol=1e-6, atol=0).any()
+    learned(agent, updates=2)
+    assert not torch.equal(agent.algorithm.replay.z, stored)
+
+
+def test_a_cleared_memory_with_a_leak_is_an_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"hparams\.leak: 0\.5 keeps some of z, which memory\.cell: gru_cleared clears"
+    ):
+        agent_of(small("sac", memory={"cell": "gru_cleared"}, leak=0.5))
+
+
+def _on_memory(x: torch.Tensor) -> torch.Tensor:
+    """Ones on the last 6 numbers, zeros before them."""
+    return (torch.arange(x.shape[-1]) >= x.shape[-1] - 6).float()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -192,7 +192,8 @@ def verdicts(results: Results) -> Table:
         reason=data["reason"],
     )
     shown = shown.rename(columns={"text": "claim"})
-    return Table("Claims and verdicts; the rules were written before the runs that they judge.", data, shown)
+    known = "unless the experiment's notes say otherwise"
+    return Table(f"Claims and verdicts; the rules were written before the runs that they judge, {known}.", data, shown)
 
 
 def success_rate(results: Results) -> Table:
