@@ -340,7 +340,7 @@ def augmented_twin(config: RunConfig, agent) -> tuple[PPO, Collector]:
     return PPO(policy, critic, hp, sight), loop
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell != "gru_cleared"])  # it reads no z
 def test_s2pg_is_the_stateless_algorithm_on_the_augmented_mdp(cell: str) -> None:
     """Same rollouts, losses, gradients and parameters after updates, episodes that terminate and are truncated."""
     config = tiny("s2pg", "InvertedPendulumV", options={"max_episode_steps": 9}, entropy=0.01, sigma_action=3.0)
