@@ -44,4 +44,4 @@ def test_a_million_steps_of_ant_fit_into_3_gib_and_are_sampled_within_5_ms() -> 
         seconds.append(time.perf_counter() - began)
     assert batch.view.obs.shape[:2] == (256, 32)
     print(f"{algorithm.replay.nbytes / 2**30:.2f} GiB, {1e3 * median(seconds):.2f} ms per batch")
-    assert sorted(seconds)[25] < 5e-3  # the lower quartile: other tests run beside this one
+    assert median(seconds) < 5e-3
