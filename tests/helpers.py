@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2pg.build import build
 from s2pg.config import RunConfig, resolve
 from s2pg.data.rollout import Collector, Rollout, Stopwatch
 from s2pg.memory import Memory, NoMemory, Recurrent, Window
-from s2pg.nets import GRU, LSTM
+from s2pg.nets import GRU, LSTM, ClearedGRU
 from s2pg.training import worlds
 from s2pg.training.agent import Agent
 from s2pg.types import Width
@@ -149,3 +149,8 @@ def train_process(config: RunConfig, out: Path, log: Path | None = None) -> None
         with suppress(OSError):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     train_here(config, out)
+
+
+def unread(network: nn.Module) -> int:
+    """How many parameters can have no gradient: what a cleared GRU would make of its state, of which it reads zeros."""
+    return sum(isinstance(module, ClearedGRU) for module in network.modules())

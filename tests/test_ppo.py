@@ -25,7 +25,7 @@ from s2pg.nets import CELLS
 from s2pg.policy import Decision, Policy
 from s2pg.training import worlds
 from s2pg.types import View, Width
-from tests.helpers import collect, same_bits, seeded, tiny, tiny_agent
+from tests.helpers import collect, same_bits, seeded, tiny, tiny_agent, unread
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -340,10 +340,10 @@ def augmented_twin(config: RunConfig, agent) -> tuple[PPO, Collector]:
     return PPO(policy, critic, hp, sight), loop
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell != "gru_cleared"])  # it reads no z
+@pytest.mark.parametrize("cell", CELLS)
 def test_s2pg_is_the_stateless_algorithm_on_the_augmented_mdp(cell: str) -> None:
     """Same rollouts, losses, gradients and parameters after updates, episodes that terminate and are truncated."""
-    config = tiny("s2pg", "InvertedPendulumV", options={"max_episode_steps": 9}, entropy=0.01, sigma_action=3.0)
+    config = tiny("s2pg", "InvertedPendulumV", options={"max_episode_steps": 7}, entropy=0.01, sigma_action=3.0)
     config = replace(config, memory=replace(config.memory, cell=cell))
     agent = tiny_agent(config)
     ours = (
@@ -391,7 +391,7 @@ def assert_same_gradients(one: PPO, stateful: Rollout, two: PPO, stateless: Roll
         terms = ppo.losses(batch.take(cut(rollout.start, 1, "last")))
         parameters = [*ppo.policy.parameters(), *ppo.critic.parameters()]
         gradients = torch.autograd.grad(terms.policy + terms.value, parameters)
-        assert all((g != 0).any() for g in gradients)
+        assert sum(not g.any() for g in gradients) == unread(ppo.policy)
         results.append((terms.policy, terms.value, terms.log_ratio.sum(-1), *gradients))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
